@@ -1,0 +1,69 @@
+"""Settings: frozen values with safe defaults, in octets and seconds."""
+
+import math
+
+import attrs
+from attrs.validators import ge, gt
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What a peer may make this side hold or wait for; every limit is on by default.
+
+    Sizes are in octets, times in seconds (``math.inf`` for no deadline).
+    """
+
+    max_message: int = attrs.field(default=2**20, validator=ge(0))
+    """Octets of one message, its fragments added up; one more closes with 1009."""
+
+    max_fragments: int = attrs.field(default=65_536, validator=ge(1))
+    """Frames that one message may arrive in; one more closes with 1009."""
+
+    max_request_line: int = attrs.field(default=8_192, validator=ge(64))
+    """Octets of an HTTP request line (414) or status line."""
+
+    max_header: int = attrs.field(default=16_384, validator=ge(256))
+    """Octets of an HTTP head's header fields together (431)."""
+
+    max_header_fields: int = attrs.field(default=128, validator=ge(8))
+    """Header fields in an HTTP head (431)."""
+
+    max_body: int = attrs.field(default=65_536, validator=ge(0))
+    """Octets of a refusal's body that a client keeps."""
+
+    max_incomplete: int = attrs.field(default=2**28, validator=ge(0))
+    """Octets of unfinished messages that a server holds over all its connections;
+    the connection that would exceed it closes with 1013."""
+
+    receive_queue_messages: int = attrs.field(default=256, validator=ge(1))
+    """Unread messages at which a connection stops reading from its peer."""
+
+    receive_queue_octets: int = attrs.field(default=2**20, validator=ge(1))
+    """Octets of unread messages at which a connection stops reading from its peer."""
+
+    send_queue_octets: int = attrs.field(default=2**16, validator=ge(1))
+    """Octets not yet taken by the transport at which ``send`` waits (the high-water mark)."""
+
+    handshake_timeout: float = attrs.field(default=10.0, validator=gt(0))
+    """Seconds from accept or connect to 101, TLS included."""
+
+    message_timeout: float = attrs.field(default=60.0, validator=gt(0))
+    """Seconds from a message's first octet to its last; later closes with 1008."""
+
+    close_timeout: float = attrs.field(default=10.0, validator=gt(0))
+    """Seconds that a closing handshake may take before TCP is dropped."""
+
+
+@attrs.frozen(kw_only=True)
+class KeepAlive:
+    """When to ping a quiet peer, in seconds; ``inf`` for never."""
+
+    interval: float = attrs.field(default=20.0, validator=gt(0))
+    """Silence from the peer after which it is sent a Ping."""
+
+    timeout: float = attrs.field(default=10.0, validator=gt(0))
+    """Further silence after which it counts as gone."""
+
+
+NO_KEEPALIVE = KeepAlive(interval=math.inf, timeout=math.inf)
+"""Never ping, never drop a quiet peer."""
