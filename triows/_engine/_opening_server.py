@@ -24,6 +24,8 @@ from triows._options import Limits
 _RESERVED = frozenset({"upgrade", "connection", "content-length", "transfer-encoding"})
 _RESERVED_PREFIX = "sec-websocket-"
 
+_NO_HEADERS = Headers()
+
 _UPGRADE_REQUIRED = HTTPResponse(
     426,
     {"Upgrade": "websocket", "Sec-WebSocket-Version": _spec.VERSION},
@@ -167,7 +169,7 @@ class ServerHandshake:
         """
         if self.request is None or self.refusal is not None or self._is_answered:
             raise RuntimeError("there is no opening handshake to accept")
-        fields = Headers(headers)
+        fields = Headers(headers) if headers else _NO_HEADERS
         refuse_reserved(fields)
         chosen = self.choose_subprotocol(subprotocol)
         self._is_answered = True
@@ -202,10 +204,7 @@ class ServerHandshake:
         """Make the request of the whole head, or refuse it."""
         reader = self._reader
         _check_line(reader.start_line())
-        fields: dict[bytes, list[bytes]] = {}
-        for name, value in self._heard.fields:
-            fields.setdefault(name, []).append(value)
-        del self._heard
+        fields = self._heard.fields
         _check_message(fields)
         is_upgrade = b"websocket" in _lowered_members(fields, b"upgrade")
         if is_upgrade:
