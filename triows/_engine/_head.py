@@ -6,11 +6,14 @@ The outcome depends on the octets alone, never on how they were cut. Refuses to 
 a field means. RFC 9112 §2 to §5.
 """
 
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import httptools
 
 from triows._options import Limits
+
+Fields: TypeAlias = dict[bytes, list[bytes]]
+"""The values of each field in order, by its name in lower case."""
 
 _NOT_STARTED: Final = -1
 
@@ -37,7 +40,7 @@ class HeadFields:
     """
 
     def __init__(self) -> None:
-        self.fields: dict[bytes, list[bytes]] = {}
+        self.fields: Fields = {}
         self.is_complete = False
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -58,7 +58,10 @@ class Headers:
     _fields: tuple[tuple[str, str], ...]
 
     def __init__(self, fields: FieldsLike = ()) -> None:
-        if isinstance(fields, Headers | Mapping):
+        if isinstance(fields, Headers):
+            self._fields = fields._fields
+            return
+        if isinstance(fields, Mapping):
             fields = fields.items()
         self._fields = tuple(_checked(name, value) for name, value in fields)
 

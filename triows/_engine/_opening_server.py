@@ -8,21 +8,23 @@ refused here. Refuses to know time, transport and what the application decides.
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
-import attrs
 import httptools
 
 from triows import _spec
 from triows._engine._extensions import parse_extensions
-from triows._engine._head import HeadFault, HeadFields, HeadReader
+from triows._engine._head import Fields, HeadFault, HeadFields, HeadReader
 from triows._engine._headers import FieldsLike, Headers, is_token, list_members
 from triows._engine._http import HandshakeRefused, HTTPResponse
-from triows._engine._key import accept_for, is_key
+from triows._engine._opening import (
+    accept_for,
+    has_body,
+    is_key,
+    lowered_members,
+    refuse_reserved,
+)
 from triows._engine._request import Request
 from triows._engine._target import is_authority, parse_target
 from triows._options import Limits
-
-_RESERVED = frozenset({"upgrade", "connection", "content-length", "transfer-encoding"})
-_RESERVED_PREFIX = "sec-websocket-"
 
 _NO_HEADERS = Headers()
 
@@ -38,47 +40,6 @@ _SWITCHING = (
     b"Connection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: "
 )
-
-
-@attrs.frozen
-class Accept:
-    """Accept a WebSocket with a subprotocol and header fields of the application's choice.
-
-    Args:
-        subprotocol: one of those that the client offers; None lets the server's order of
-            preference decide.
-        headers: further fields of the 101, as `Headers` takes them.
-
-    Raises:
-        ValueError: a header cannot be sent, or is one of the handshake's own.
-    """
-
-    subprotocol: str | None = None
-    headers: Headers = attrs.field(factory=Headers, converter=Headers)
-
-    @headers.validator
-    def _refuse_reserved(self, _attribute: object, headers: Headers) -> None:
-        refuse_reserved(headers)
-
-
-def refuse_reserved(headers: Headers) -> None:
-    """Raise ValueError if *headers* has a field that the handshake itself sets."""
-    for name in headers:
-        lowered = name.lower()
-        if lowered in _RESERVED or lowered.startswith(_RESERVED_PREFIX):
-            raise ValueError(f"{name} is for the opening handshake to set")
-
-
-def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
-    """Give *subprotocols* as a tuple; ValueError unless they are tokens without repeats."""
-    if isinstance(subprotocols, str):
-        raise TypeError("subprotocols is a sequence of names, not one name")
-    for name in subprotocols:
-        if not is_token(name):
-            raise ValueError(f"subprotocol is not a token: {name[:80]!a}")
-    if len(set(subprotocols)) != len(subprotocols):
-        raise ValueError("a subprotocol is named twice")
-    return tuple(subprotocols)
 
 
 class ServerHandshake:
@@ -206,7 +167,7 @@ class ServerHandshake:
         _check_line(reader.start_line())
         fields = self._heard.fields
         _check_message(fields)
-        is_upgrade = b"websocket" in _lowered_members(fields, b"upgrade")
+        is_upgrade = b"websocket" in lowered_members(fields, b"upgrade")
         if is_upgrade:
             self._judge_upgrade(fields, reader.start_line().split(b" ", 1)[0])
         else:
@@ -215,11 +176,11 @@ class ServerHandshake:
             head=reader.head, scheme=self._scheme, remote=self._remote, is_upgrade=is_upgrade
         )
 
-    def _judge_upgrade(self, fields: dict[bytes, list[bytes]], method: bytes) -> None:
+    def _judge_upgrade(self, fields: Fields, method: bytes) -> None:
         """Hold the request against RFC 6455 §4.2.1, in the order in which a client can mend it."""
         if method != b"GET":
             _refuse(405, "A WebSocket is opened with GET.", {"Allow": "GET"})
-        if b"upgrade" not in _lowered_members(fields, b"connection"):
+        if b"upgrade" not in lowered_members(fields, b"connection"):
             _refuse(400, "The Connection field must name Upgrade.")
         version = _only(fields, b"sec-websocket-version", "Sec-WebSocket-Version")
         if version != _spec.VERSION.encode():
@@ -235,7 +196,7 @@ class ServerHandshake:
             _check_extensions(fields[b"sec-websocket-extensions"])
         self._judge_origin(fields)
 
-    def _judge_origin(self, fields: dict[bytes, list[bytes]]) -> None:
+    def _judge_origin(self, fields: Fields) -> None:
         origin = None
         if b"origin" in fields:
             origin = _only(fields, b"origin", "Origin").decode("iso-8859-1").lower()
@@ -264,12 +225,12 @@ def _check_line(line: bytes) -> None:
         _refuse(400, "The request target is malformed.")
 
 
-def _check_message(fields: dict[bytes, list[bytes]]) -> None:
+def _check_message(fields: Fields) -> None:
     """Refuse a request without a proper Host, or with a body, which nothing here reads."""
     host = _only(fields, b"host", "Host")
     if not is_authority(host.decode("iso-8859-1")):
         _refuse(400, "The Host field is malformed.")
-    if b"transfer-encoding" in fields or fields.get(b"content-length", [b"0"]) != [b"0"]:
+    if has_body(fields):
         _refuse(400, "The request may not have a body.")
 
 
@@ -287,14 +248,8 @@ def _offered(values: list[bytes]) -> list[str]:
     return offered
 
 
-def _only(fields: dict[bytes, list[bytes]], name: bytes, shown: str) -> bytes:
+def _only(fields: Fields, name: bytes, shown: str) -> bytes:
     values = fields.get(name, [])
     if len(values) != 1:
         _refuse(400, f"There must be exactly one {shown} field.")
     return values[0]
-
-
-def _lowered_members(fields: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:
-    if name not in fields:
-        return []
-    return [member.strip(b" \t") for member in b",".join(fields[name]).lower().split(b",")]
