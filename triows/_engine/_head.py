@@ -106,7 +106,7 @@ class HeadReader:
         if self._fault is not None:
             raise self._fault
         if self._heard.is_complete != (self._end > 0):
-            raise HeadFault(400, "The head ends where it should not.")
+            raise self._malformed()  # llhttp sees its end elsewhere
         if not self._end:
             return False
         self.head = bytes(self._buffer[: self._end])
