@@ -29,7 +29,8 @@ from numba import njit, types
 
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 GOODBYE = bytes.fromhex("88 82 00000000 03e8")  # a masked Close frame, code 1000
-VARIANTS = 17  # prime, so that connections drift through the variants out of step
+MOST_VARIANTS, FEWEST_VARIANTS = 17, 3  # batches unlike each other, taken in turn
+TRAFFIC = 1 << 17  # octets of all batches and replies: fewer variants if they would leave the cache
 ARRIVALS = 1 << 18  # octets of the shared receive buffer
 EVENTS = 256  # events taken from one epoll_wait
 LATENCIES = 1 << 20  # samples kept; later ones overwrite the oldest
@@ -281,7 +282,8 @@ def traffic(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """Build the batches to send and the replies that each must bring back."""
     random = np.random.default_rng(6455)
     frames, replies = [], []
-    for _ in range(VARIANTS):
+    wanted = TRAFFIC // (2 * shape.pipelined * (shape.octets + 14))
+    for _ in range(min(max(wanted, FEWEST_VARIANTS), MOST_VARIANTS)):
         batch, reply = bytearray(), bytearray()
         for _ in range(shape.pipelined):
             payload = random.integers(0, 256, shape.octets, np.uint8)
@@ -340,7 +342,7 @@ class Load:
             self._epoll.register(sock.fileno(), EPOLLIN)
             self._slots[sock.fileno()] = slot
             self._state[slot, FD] = sock.fileno()
-            self._state[slot, VARIANT] = slot % VARIANTS
+            self._state[slot, VARIANT] = slot % len(self._frames)
         self._arrivals = np.zeros(ARRIVALS, np.uint8)
         self._events = np.zeros((EVENTS + 1, EVENT_WORDS), np.int32)
         self._latencies = np.zeros(LATENCIES, np.int64)
