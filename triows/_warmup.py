@@ -11,7 +11,7 @@ from typing import Self, TextIO
 
 import trio
 
-from triows._kernels import warm_up
+from triows._kernels import WarmUp, warm_up
 
 ERASE_LINE = "\r\x1b[2K"
 
@@ -51,7 +51,7 @@ class TerminalProgress:
             self._stream.flush()
 
 
-async def warm_up_in_thread(stream: TextIO | None = None) -> object:
+async def warm_up_in_thread(stream: TextIO | None = None) -> WarmUp:
     """Make every kernel ready in a worker thread, while Trio's other tasks go on.
 
     Args:
