@@ -5,7 +5,7 @@ clock that jumps whenever every task waits, or TCP on loopback in real time.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -80,9 +80,11 @@ def start_on(wire: Wire, nursery: trio.Nursery) -> Serve:
 
 
 @pytest.fixture
-def serve(wire: Wire, nursery: trio.Nursery) -> Serve:
-    """What starts a server, over each transport in turn."""
-    return start_on(wire, nursery)
+async def serve(wire: Wire, nursery: trio.Nursery) -> AsyncIterator[Serve]:
+    """What starts a server, over each transport in turn; peers are closed before it."""
+    yield start_on(wire, nursery)
+    for stream in wire.connections:
+        await trio.aclose_forcefully(stream)
 
 
 @pytest.fixture

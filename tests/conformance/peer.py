@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import attrs
 import trio
+import trio.testing
 
 from tests.conformance.transports import reset
 
@@ -229,6 +230,14 @@ class Peer:
         with trio.fail_after(self.patience):
             octets = bytes(self._octets) or await self.stream.receive_some()
         assert octets == b"", octets[:80]
+
+    async def expect_nothing(self) -> None:
+        """See that the server is silent once every task of this process waits."""
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        assert not self._octets
+        with trio.move_on_after(0.01):
+            self._octets += await self.stream.receive_some()
+            raise AssertionError(f"the server sent {bytes(self._octets)[:200]!r}, or ended")
 
     async def receive_end(self) -> bytes:
         """Whatever comes until the connection ends, in order or by a reset."""

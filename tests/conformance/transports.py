@@ -190,6 +190,8 @@ class MemoryWire:
     patience: float = 3600.0
     """Virtual seconds to wait for anything that should happen."""
     is_virtual: bool = True
+    connections: list[trio.abc.Stream] = attrs.field(factory=list)
+    """The client's end of every connection made."""
     _listener: MemoryListener | None = None
 
     async def listen(self) -> trio.abc.Listener[trio.abc.Stream]:
@@ -202,7 +204,9 @@ class MemoryWire:
         """Connect to the last listener."""
         assert self._listener is not None
         await trio.lowlevel.checkpoint()
-        return self._listener.connect()
+        stream = self._listener.connect()
+        self.connections.append(stream)
+        return stream
 
 
 @attrs.define(eq=False)
@@ -213,6 +217,8 @@ class TcpWire:
     patience: float = 10.0
     """Seconds to wait for anything that should happen."""
     is_virtual: bool = False
+    connections: list[trio.abc.Stream] = attrs.field(factory=list)
+    """The client's end of every connection made."""
     _listener: trio.SocketListener | None = None
 
     async def listen(self) -> trio.abc.Listener[trio.abc.Stream]:
@@ -223,7 +229,9 @@ class TcpWire:
     async def connect(self) -> trio.abc.HalfCloseableStream:
         """Connect to the last listener."""
         assert self._listener is not None
-        return await trio.open_tcp_stream(*self._listener.socket.getsockname()[:2])
+        stream = await trio.open_tcp_stream(*self._listener.socket.getsockname()[:2])
+        self.connections.append(stream)
+        return stream
 
 
 def reset(stream: trio.abc.Stream) -> None:
