@@ -1,0 +1,56 @@
+"""The documentation: its snippets are the examples', its commands those that CI runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PYTHON = re.compile(
+    r"(?:<!-- snippet: (\S+) -->\n)?^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
+LINK = re.compile(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)")
+
+
+def name(page: Path) -> str:
+    """Return the page's name for test ids."""
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_snippets_are_parts_of_examples(page) -> None:
+    """Each Python block says which file it is from, and stands there word for word."""
+    for source, snippet in PYTHON.findall(page.read_text()):
+        assert source, f"a snippet of no file: {snippet[:60]!r}"
+        assert snippet in (ROOT / source).read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page) -> None:
+    """Each relative link to another page names one that is there."""
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).is_file(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_tests_that_pages_name_exist(page) -> None:
+    """Each test that a page names, as path::name, is there."""
+    for path, test in re.findall(r"`(tests/\S+\.py)::(\w+)`", page.read_text()):
+        assert re.search(rf"^(async )?def {test}\(", (ROOT / path).read_text(), re.MULTILINE), test
+
+
+def test_the_readme_test_command_is_found_by_ci() -> None:
+    """The README holds the one line that .ci/run takes from it."""
+    found = re.findall(
+        r"^python3 -m venv .* -m pytest$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+
+    assert len(found) == 1
+
+
+def test_the_readme_shows_the_whole_echo_server() -> None:
+    """The README's example is the file, not a part of it."""
+    (_, snippet), *_ = PYTHON.findall((ROOT / "README.md").read_text())
+
+    assert snippet == (ROOT / "examples" / "echo_server.py").read_text()

@@ -1,0 +1,84 @@
+"""The examples: each is run, and each is short."""
+
+import runpy
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from websockets.exceptions import InvalidStatus
+from websockets.trio.client import connect
+
+import triows
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LONGEST = 60  # lines
+
+
+class Program:
+    """An example run as a program, except that it listens on a port that is free."""
+
+    def __init__(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._path = EXAMPLES / f"{name}.py"
+        self._monkeypatch = monkeypatch
+
+    async def start(self, nursery: trio.Nursery) -> str:
+        """Run what the example gives to ``trio.run``; returns the server's address."""
+        started, wait_started = trio.open_memory_channel(1)
+        serve_on = triows.serve
+
+        async def serve(handler, _port, **settings):
+            async with trio.open_nursery() as inner:
+                started.send_nowait(await inner.start(partial(serve_on, handler, 0, **settings)))
+
+        with self._monkeypatch.context() as patch:
+            patch.setattr(triows, "serve", serve)
+            patch.setattr(trio, "run", nursery.start_soon)
+            runpy.run_path(str(self._path), run_name="__main__")
+        server = await wait_started.receive()
+        return f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Make Programs."""
+    return partial(Program, monkeypatch=monkeypatch)
+
+
+async def test_echo_server(program, nursery) -> None:
+    """The echo server sends back text and binary messages."""
+    address = await program("echo_server").start(nursery)
+
+    async with connect(f"ws://{address}") as connection:
+        for message in ("text", b"\x00\xff"):
+            await connection.send(message)
+            assert await connection.recv() == message
+    nursery.cancel_scope.cancel()
+
+
+async def test_health_check(program, nursery) -> None:
+    """Plain requests are answered over HTTP, /talk opens a WebSocket, all else is refused."""
+    address = await program("health_check").start(nursery)
+
+    assert (await get(address, "/healthz")).endswith(b"\r\n\r\nfine\n")
+    async with connect(f"ws://{address}/talk") as connection:
+        assert await connection.recv() == "you asked for /talk"
+    with pytest.raises(InvalidStatus, match="404"):
+        async with connect(f"ws://{address}/elsewhere"):
+            pass
+    nursery.cancel_scope.cancel()
+
+
+async def get(address: str, path: str) -> bytes:
+    """Ask for a page over HTTP; returns the whole response."""
+    host, port = address.split(":")
+    async with await trio.open_tcp_stream(host, int(port)) as stream:
+        await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+        return b"".join([octets async for octets in stream])
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_examples_are_short_and_run(path) -> None:
+    """An example fits on a page, and a test of its name runs it."""
+    assert len(path.read_text().splitlines()) <= LONGEST
+    assert f"test_{path.stem}" in globals()

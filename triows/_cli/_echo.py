@@ -1,0 +1,186 @@
+"""``triows echo``: a server that sends every message back, for trying, testing and measuring."""
+
+import argparse
+import contextlib
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+import attrs
+import trio
+
+from triows._options import Limits
+from triows._server import Server, serve
+from triows._websocket import WebSocket
+
+LARGEST_PORT = 65_535
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def add_command(commands: Any) -> None:
+    """Add ``echo`` to the parser's commands."""
+    parser = commands.add_parser(
+        "echo",
+        help="serve an echo until SIGINT or SIGTERM",
+        description="Send every message back. Prints one line, READY ws://HOST:PORT, once it "
+        "listens. The first SIGINT or SIGTERM ends it gracefully, the second at once.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument(
+        "--port", type=_port, default=0, help="port to listen on (default: one that is free)"
+    )
+    parser.add_argument(
+        "--api", default="channel", choices=("channel", "callback", "compiled", "batch"),
+        help="how the handler is written (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--driver", default="auto", choices=("auto", "reactor", "stream"),
+        help="what moves the octets (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-message", type=_octets, default=Limits().max_message, metavar="OCTETS",
+        help="largest message accepted (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--certfile", help="PEM certificate chain: serve wss://")
+    parser.add_argument("--keyfile", help="PEM private key, if it is not in CERTFILE")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop; returns the exit status."""
+    missing = _missing(args)
+    if missing:
+        return _complain(missing, status=2)
+    try:
+        context = _ssl_context(args.certfile, args.keyfile)
+    except OSError as error:  # ssl.SSLError is one too
+        return _complain(f"cannot use the certificate or key: {error}", status=1)
+    try:
+        trio.run(_serve, args, context)
+    except (OSError, BaseExceptionGroup) as error:
+        causes = list(_causes(error))
+        if not all(isinstance(cause, OSError) for cause in causes):
+            raise
+        place = f"{args.host} port {args.port}"
+        return _complain(f"cannot serve on {place}: {_reason(causes[0])}", status=1)
+    return 0
+
+
+async def echo(ws: WebSocket) -> None:
+    """Send every message back."""
+    async for message in ws:
+        await ws.send(message)
+
+
+@attrs.frozen
+class _Announcement:
+    """A task status that prints the READY line when the server has started."""
+
+    scheme: str
+
+    def started(self, server: Server) -> None:
+        host, port = server.addresses[0][:2]
+        bracketed = f"[{host}]" if ":" in host else host
+        print(f"READY {self.scheme}://{bracketed}:{port}", flush=True)
+
+
+async def _serve(args: argparse.Namespace, context: ssl.SSLContext | None) -> None:
+    with _stopping_on_signals():
+        await serve(
+            echo,
+            args.port,
+            host=args.host,
+            ssl_context=context,
+            limits=Limits(max_message=args.max_message),
+            driver=args.driver,
+            task_status=_Announcement("wss" if context else "ws"),
+        )
+
+
+@contextlib.contextmanager
+def _stopping_on_signals() -> Iterator[None]:
+    """Cancel the block at the first signal; leave the process at the second.
+
+    Plain handlers rather than a task that waits for signals: the second one must
+    work even if the loop is stuck, which may be why it was sent.
+    """
+    scope = trio.CancelScope()
+    token = trio.lowlevel.current_trio_token()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, _leave)
+        token.run_sync_soon(scope.cancel)
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        with scope:
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    """End the process without any farewell."""
+    os._exit(128 + number)
+
+
+def _missing(args: argparse.Namespace) -> str:
+    """Say which of the options asked for does not exist yet, or contradicts another."""
+    if args.driver == "reactor":
+        return "--driver reactor: not yet; use auto or stream"
+    if args.api != "channel":
+        return f"--api {args.api}: not yet; use channel"
+    if args.keyfile and not args.certfile:
+        return "--keyfile needs --certfile"
+    return ""
+
+
+def _ssl_context(certfile: str | None, keyfile: str | None) -> ssl.SSLContext | None:
+    """Load the certificate; an encrypted key is an error and never a question on the terminal."""
+    if certfile is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certfile, keyfile, password="")
+    return context
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions in *error*, a group or a single one."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _causes(inner)
+    else:
+        yield error
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the system said, without its number where there are words for it."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _complain(message: str, *, status: int) -> int:
+    """Print one line on standard error; returns *status*."""
+    print(f"triows echo: {message}", file=sys.stderr)
+    return status
+
+
+def _port(text: str) -> int:
+    """Read a port, 0..65535."""
+    port = int(text)
+    if not 0 <= port <= LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"{port} is not in 0..{LARGEST_PORT}")
+    return port
+
+
+def _octets(text: str) -> int:
+    """Read a size that is not negative."""
+    size = int(text)
+    if size < 0:
+        raise argparse.ArgumentTypeError(f"{size} is negative")
+    return size
