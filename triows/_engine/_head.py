@@ -109,6 +109,8 @@ class HeadReader:
             raise self._malformed()  # llhttp sees its end elsewhere
         if not self._end:
             return False
+        if self._buffer.count(b"\n", 0, self._end) != self._buffer.count(b"\r\n", 0, self._end):
+            raise self._malformed()  # llhttp is as strict, unless it is made lenient one day
         self.head = bytes(self._buffer[: self._end])
         self.leftover = bytes(self._buffer[self._end :])
         self._buffer.clear()
