@@ -178,7 +178,7 @@ def test_item_20_accept(vector):
 @of_item(21)
 def test_item_21_upgrade(vector):
     """Item 21: Upgrade is websocket, and Connection names it."""
-    assert isinstance(outcome(vector), str)
+    assert "field must" in outcome(vector)
 
 
 @of_item(22, REJECTED)
