@@ -331,7 +331,7 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
         nursery.start_soon(server.stop_in_order)
         task_status.started(server)
         await trio.serve_listeners(
-            server.serve_connection, listeners, handler_nursery=handler_nursery or nursery
+            server.serve_connection, list(listeners), handler_nursery=handler_nursery or nursery
         )
     raise AssertionError("trio.serve_listeners never returns")
 
