@@ -92,7 +92,7 @@ class Engine:
         events: list[Event] = []
         if self.phase not in _LISTENING:
             return events
-        self._time.last_heard = now
+        self._time.heard(now)
         try:
             for octets, pieces in self._reader.read(own_octets(buffer)):
                 self._take_batch(octets.data, pieces, now, events)
@@ -110,7 +110,7 @@ class Engine:
         due = self._time.due(self.phase, now)
         events: list[Event] = []
         if due is Due.PING:
-            self._time.ping_since = now
+            self._time.pinged(now)
             self._append(Opcode.PING, KEEPALIVE_PAYLOAD)
         elif due is Due.SLOW_MESSAGE:
             error = ProtocolError(CloseCode.POLICY_VIOLATION, "message not finished in time")
@@ -197,9 +197,9 @@ class Engine:
     ) -> None:
         for opcode, flags, start, size, _ in pieces:
             payload = view[start : start + size]
-            if opcode >= Opcode.CLOSE:
+            if opcode >= _CLOSE:
                 self._take_control(opcode, bytes(payload), now, events)
-            elif flags == kernels.WHOLE:
+            elif flags == _WHOLE:
                 events.append(_message(opcode, payload, size))
             else:
                 self._assembly.add(opcode, payload)
@@ -258,6 +258,8 @@ class Engine:
         raise NotImplementedError
 
 
+# Plain names and integers for the path of every message: an IntEnum compares in Python.
+_TEXT, _CLOSE, _WHOLE = int(Opcode.TEXT), int(Opcode.CLOSE), kernels.WHOLE
 _LISTENING = (Phase.OPEN, Phase.CLOSING)
 _NEVER = float("inf")
 
@@ -270,6 +272,6 @@ def parse_close(payload: bytes) -> Closed:
 
 
 def _message(opcode: int, payload: memoryview | bytearray, size: int) -> Message:
-    if opcode == Opcode.TEXT:
+    if opcode == _TEXT:
         return Message(str(payload, "utf-8"), size)
     return Message(bytes(payload), size)

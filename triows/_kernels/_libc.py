@@ -23,36 +23,61 @@ WORD_SIZE: Final = 8
 """Octets in a word."""
 
 
+def _plain_piece(octets: Octets, start: int, size: int) -> Octets:
+    """The twin of `piece`: NumPy's own slice."""
+    return octets[start : start + size]
+
+
 def _plain_words(octets: Octets, start: int, count: int) -> Words:
     """The twin of `words`: NumPy's own views may be unaligned."""
     return octets[start : start + WORD_SIZE * count].view(np.uint64)
 
 
-# numba compiles this function's inside: coverage cannot see it run.
-def _typed_words(_context: Any, octets: Any, start: Any, count: Any) -> Any:  # pragma: no cover
-    """Build the view's descriptor; nothing is copied, allocated or counted."""
-    # Not aligned: LLVM would take an offset that is a multiple of 8 for granted.
-    view = types.Array(types.uint64, 1, "C", readonly=not octets.mutable, aligned=False)
+# numba runs these while it compiles, which it does not do where coverage is measured.
+def _view_as(item: Any, item_size: int) -> Any:  # pragma: no cover
+    """Make the intrinsic that views octets[start:] as *count* items of another type.
 
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, first, number = arguments
-        source = make_array(signature.args[0])(context, builder, array)
-        words = make_array(view)(context, builder)
-        data = cgutils.gep_inbounds(builder, source.data, first)
-        populate_array(
-            words,
-            data=builder.bitcast(data, words.data.type),
-            shape=cgutils.pack_array(builder, [number]),
-            strides=cgutils.pack_array(builder, [context.get_constant(types.intp, WORD_SIZE)]),
-            itemsize=context.get_constant(types.intp, WORD_SIZE),
-            meminfo=None,  # borrowed: it lives no longer than the octets' array
-        )
-        return words._getvalue()  # noqa: SLF001 - how numba's own code reads a struct
+    It builds the view's descriptor, and copies, allocates and counts nothing.
+    A slice would do for octets, but counts references and admits negative offsets,
+    so that LLVM vectorises no loop over it.
+    """
 
-    return view(octets, start, count), build
+    def typed(_context: Any, octets: Any, _start: Any, _count: Any) -> Any:
+        # Not aligned: LLVM would take an offset that is a multiple of 8 for granted.
+        view = types.Array(item, 1, "C", readonly=not octets.mutable, aligned=item_size == 1)
+
+        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            array, first, number = arguments
+            source = make_array(signature.args[0])(context, builder, array)
+            target = make_array(view)(context, builder)
+            data = cgutils.gep_inbounds(builder, source.data, first)
+            size = context.get_constant(types.intp, item_size)
+            populate_array(
+                target,
+                data=builder.bitcast(data, target.data.type),
+                shape=cgutils.pack_array(builder, [number]),
+                strides=cgutils.pack_array(builder, [size]),
+                itemsize=size,
+                meminfo=None,  # borrowed: it lives no longer than the octets' array
+            )
+            return target._getvalue()  # noqa: SLF001 - how numba's own code reads a struct
+
+        return view(octets, types.int64, types.int64), build
+
+    return intrinsic(typed)
 
 
-words: Any = intrinsic(_typed_words) if JIT else _plain_words
+piece: Any = _view_as(types.uint8, 1) if JIT else _plain_piece
+"""piece(octets, start, size): octets[start:start + size], for loops that count from 0.
+
+octets  uint8 (n,), C-contiguous
+start   offset, 0 <= start <= n - size; unchecked
+size    octets, >= 0
+
+The view borrows the memory of *octets* and must not outlive the kernel that made it.
+"""
+
+words: Any = _view_as(types.uint64, WORD_SIZE) if JIT else _plain_words
 """words(octets, start, count): octets[start:start + 8 * count] as *count* uint64.
 
 octets  uint8 (n,), C-contiguous

@@ -15,6 +15,11 @@ does not depend on the state, and one shift:
 
 Overlong forms, surrogates and what lies above U+10FFFF have no path through it,
 so that each is refused at its first octet that no valid text could have.
+
+The automaton takes one octet after another. Long pieces are judged in blocks:
+what an octet may be depends on the three before it alone, and comparing each
+octet with those takes no table, so that LLVM does it for 32 octets at once.
+Blocks of ASCII, the usual case, are recognised eight octets at a time.
 """
 
 from typing import Final
@@ -23,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triows._kernels._faults import INVALID_UTF8
-from triows._kernels._libc import WORD_SIZE, Octets, words
+from triows._kernels._libc import WORD_SIZE, Octets, piece, words
 from triows._kernels._registry import READ_ONLY, kernel
 
 _BITS: Final = 6
@@ -57,8 +62,11 @@ _TRANSITIONS: Final = (
     (_AFTER_F4, 0x80, 0x8F, _TAIL_2),
 )
 
-_BLOCK: Final = 64
-"""Octets that are looked at together for being ASCII."""
+_BLOCK: Final = 128
+"""Octets that are judged together."""
+
+_LOOKBACK: Final = 3
+"""Octets before it on which it depends what an octet may be."""
 
 _HIGH_BITS: Final = np.uint64(0x8080_8080_8080_8080)
 
@@ -88,13 +96,29 @@ def run_utf8(octets: Octets, start: int, stop: int, state: int) -> int:
 
     Returns its next state, which may be the invalid one.
     """
-    for i in range(start, stop):
-        state = int(_ROWS[octets[i]]) >> (state & 63)
+    octet = piece(octets, start, stop - start)
+    for i in range(stop - start):
+        state = int(_ROWS[octet[i]]) >> (state & 63)
     return state & 63
 
 
+@kernel(f"int64({READ_ONLY}, int64)")
+def find_state(octets: Octets, stop: int) -> int:
+    """Find the automaton's state behind valid text that ends at *stop* (RFC 3629 §4).
+
+    octets  uint8 (n,), C-contiguous; read only
+    stop    offset, 3 <= stop <= n; unchecked
+
+    Returns a state >= 0.
+    """
+    for at in range(stop - 1, stop - 1 - _LOOKBACK, -1):
+        if int(octets[at]) & 0xC0 != 0x80:
+            return run_utf8(octets, at, stop, BOUNDARY)
+    return BOUNDARY  # three tails: the end of a UTF8-4
+
+
 @kernel(f"int64({READ_ONLY}, int64, int64)")
-def is_ascii_block(octets: Octets, start: int, count: int) -> int:
+def is_ascii(octets: Octets, start: int, count: int) -> int:
     """Whether octets[start:start + 8 * count] is plain ASCII.
 
     octets  uint8 (n,), C-contiguous; read only
@@ -103,11 +127,37 @@ def is_ascii_block(octets: Octets, start: int, count: int) -> int:
 
     Returns 1 or 0.
     """
-    view = words(octets, start, count)
+    word = words(octets, start, count)
     seen = np.uint64(0)
     for i in range(count):
-        seen |= view[i]
+        seen |= word[i]
     return 1 if seen & _HIGH_BITS == 0 else 0
+
+
+@kernel(f"int64({READ_ONLY}, int64)")
+def is_valid_block(octets: Octets, start: int) -> int:
+    """Whether a block may follow the valid text before it (RFC 3629 §4).
+
+    octets  uint8 (n,), C-contiguous; read only
+    start   offset of the block, 3 <= start <= n - 128; unchecked
+
+    Returns 1 or 0.
+    """
+    octet = piece(octets, start - _LOOKBACK, _BLOCK + _LOOKBACK)
+    wrong = False
+    for i in range(_BLOCK):
+        third, second, first, last = octet[i], octet[i + 1], octet[i + 2], octet[i + 3]
+        is_tail = (last & 0xC0) == 0x80
+        is_tail_due = (first >= 0xC0) | (second >= 0xE0) | (third >= 0xF0)
+        wrong |= (
+            (is_tail != is_tail_due)
+            | ((last == 0xC0) | (last == 0xC1) | (last >= 0xF5))
+            | ((first == 0xE0) & (last < 0xA0))
+            | ((first == 0xED) & (last >= 0xA0))
+            | ((first == 0xF0) & (last < 0x90))
+            | ((first == 0xF4) & (last >= 0x90))
+        )
+    return 0 if wrong else 1
 
 
 @kernel(f"int64({READ_ONLY}, int64, int64, int64)")
@@ -121,12 +171,19 @@ def validate_utf8(octets: Octets, start: int, stop: int, state: int) -> int:
     Returns a state >= 0 for the next piece, 0 at the end of a code point; or
     INVALID_UTF8 if no octets to come could make the text valid.
     """
-    at = start
-    while stop - at >= _BLOCK:
-        if state != BOUNDARY or not is_ascii_block(octets, at, _BLOCK // WORD_SIZE):
-            state = run_utf8(octets, at, at + _BLOCK, state)
-            if state == _INVALID:
-                return INVALID_UTF8
+    if stop - start < WORD_SIZE + _BLOCK:
+        state = run_utf8(octets, start, stop, state)
+        return INVALID_UTF8 if state == _INVALID else state
+
+    # The blocks look back one word, which the automaton has gone through.
+    at = start + WORD_SIZE
+    if run_utf8(octets, start, at, state) == _INVALID:
+        return INVALID_UTF8
+    while at < stop:
+        at = min(at, stop - _BLOCK)  # the last block overlaps the one before
+        if not is_ascii(octets, at - WORD_SIZE, 1 + _BLOCK // WORD_SIZE) and not is_valid_block(
+            octets, at
+        ):
+            return INVALID_UTF8
         at += _BLOCK
-    state = run_utf8(octets, at, stop, state)
-    return INVALID_UTF8 if state == _INVALID else state
+    return find_state(octets, stop)
