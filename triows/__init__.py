@@ -1,1 +1,65 @@
-"""To be filled."""
+"""WebSockets for Trio: structured concurrency above, compiled speed below."""
+
+from triows._engine import (
+    Accept,
+    ClientEngine,
+    Header,
+    Headers,
+    HTTPResponse,
+    Incomplete,
+    InputSegment,
+    LocalSegment,
+    Request,
+    Response,
+    ServerEngine,
+    parse_header,
+    unmask,
+)
+from triows._errors import (
+    HandshakeError,
+    HandshakeRejected,
+    InvalidHandshake,
+    ProtocolError,
+    TriowsError,
+)
+from triows._kernels import warm_up
+from triows._options import KeepAlive, Limits
+from triows._server import Server, ServerStatistics, serve, serve_listeners
+from triows._spec import CloseCode, Opcode
+from triows._version import __version__
+from triows._websocket import CloseReason, ConnectionBroken, WebSocket, WebSocketStatistics
+
+__all__ = [
+    "Accept",
+    "ClientEngine",
+    "CloseCode",
+    "CloseReason",
+    "ConnectionBroken",
+    "HTTPResponse",
+    "HandshakeError",
+    "HandshakeRejected",
+    "Header",
+    "Headers",
+    "Incomplete",
+    "InputSegment",
+    "InvalidHandshake",
+    "KeepAlive",
+    "Limits",
+    "LocalSegment",
+    "Opcode",
+    "ProtocolError",
+    "Request",
+    "Response",
+    "Server",
+    "ServerEngine",
+    "ServerStatistics",
+    "TriowsError",
+    "WebSocket",
+    "WebSocketStatistics",
+    "__version__",
+    "parse_header",
+    "serve",
+    "serve_listeners",
+    "unmask",
+    "warm_up",
+]

@@ -44,6 +44,9 @@ class Limits:
     send_queue_octets: int = attrs.field(default=2**16, validator=ge(1))
     """Octets not yet taken by the transport at which ``send`` waits (the high-water mark)."""
 
+    max_connections: int = attrs.field(default=65_536, validator=ge(1))
+    """Connections that a server holds at once; further ones are answered with 503."""
+
     handshake_timeout: float = attrs.field(default=10.0, validator=gt(0))
     """Seconds from accept or connect to 101, TLS included."""
 

@@ -1,0 +1,99 @@
+"""Fixtures that every suite shares: a warm process, and servers to talk to.
+
+The transport of a test is its ``wire``: connections in memory under a virtual
+clock that jumps whenever every task waits, or TCP on loopback in real time.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+import triows
+from tests.conformance.peer import Answer, Peer
+from tests.conformance.transports import WIRES, MemoryListener, Wire
+
+
+async def echo(ws: "triows.WebSocket") -> None:
+    """Send every message back."""
+    async for message in ws:
+        await ws.send(message)
+
+
+@attrs.frozen
+class Served:
+    """A server that runs for as long as the test."""
+
+    server: "triows.Server"
+    wire: Wire
+
+    async def open(self) -> Peer:
+        """A connection on which nothing has been said yet."""
+        return Peer(await self.wire.connect(), self.wire.patience)
+
+    async def connect(self, request: bytes | None = None) -> Peer:
+        """A connection with its opening handshake done."""
+        peer, _ = await self.shake_hands(request)
+        return peer
+
+    async def shake_hands(self, request: bytes | None = None) -> tuple[Peer, Answer]:
+        """A connection with its opening handshake done, and the server's answer."""
+        peer = await self.open()
+        return peer, await peer.handshake(request)
+
+
+Serve = Callable[..., Awaitable[Served]]
+
+
+@pytest.fixture(scope="session")
+def warm() -> None:
+    """Compile or load every kernel, so that a virtual clock never waits for a thread."""
+    triows.warm_up()
+
+
+@pytest.fixture(params=WIRES)
+def wire(request: pytest.FixtureRequest, warm: None) -> Wire:
+    """Each transport in turn."""
+    return request.param()
+
+
+@pytest.fixture
+def memory_listener() -> MemoryListener:
+    """A listener whose connections are pipes in memory."""
+    return MemoryListener()
+
+
+def start_on(wire: Wire, nursery: trio.Nursery) -> Serve:
+    """A function that starts a server on *wire*, in *nursery*."""
+
+    async def start(handler: Any = echo, **options: Any) -> Served:
+        listener = await wire.listen()
+        options = {"driver": wire.driver, **options}
+        serve = partial(triows.serve_listeners, handler, [listener], **options)
+        return Served(await nursery.start(serve), wire)
+
+    return start
+
+
+@pytest.fixture
+async def serve(wire: Wire, nursery: trio.Nursery) -> AsyncIterator[Serve]:
+    """What starts a server, over each transport in turn; peers are closed before it."""
+    yield start_on(wire, nursery)
+    for stream in wire.connections:
+        await trio.aclose_forcefully(stream)
+
+
+@pytest.fixture
+def no_tracebacks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test during which the default log level showed a traceback."""
+    yield
+    shown = [
+        record
+        for record in caplog.get_records("call")
+        if record.levelno >= logging.WARNING and (record.exc_info or record.exc_text)
+    ]
+    assert not shown, [record.getMessage() for record in shown]

@@ -1,0 +1,275 @@
+"""What the engines of both roles share: one connection after its opening, without I/O.
+
+Octets and the time go in; events, and octets to send, come out. The engine
+answers Pings and Closes by itself, refuses what RFC 6455 refuses, and knows the
+deadlines; when to read, to write and to look at the clock is its driver's
+business.
+"""
+
+from triows import _kernels as kernels
+from triows._engine._closing import TRANSITIONS, Input, Phase
+from triows._engine._events import Closed, Event, Failed, Lost, Message, Ponged
+from triows._engine._frames import FIN, FrameReader, Piece
+from triows._engine._messages import Assembly, Budget
+from triows._engine._octets import Readable, own_octets
+from triows._engine._outbound import Outbound
+from triows._engine._timekeeper import Due, Timekeeper
+from triows._errors import ProtocolError
+from triows._options import KeepAlive, Limits
+from triows._spec import MAX_CONTROL_PAYLOAD, MAX_REASON, CloseCode, Opcode, is_sendable
+
+KEEPALIVE_PAYLOAD = b"triows keepalive"
+"""Tells the engine's own Pings from the application's."""
+
+_JOIN = 16_384
+
+
+def close_payload(code: int, reason: str) -> bytes:
+    """Build the payload of a Close frame (RFC 6455 §5.5.1).
+
+    Args:
+        code: a code that may be sent, or 1005 for an empty payload.
+        reason: at most 123 octets in UTF-8.
+
+    Raises:
+        ValueError: the code may not be sent, or the reason is too long or goes without a code.
+    """
+    octets = reason.encode()
+    if code == CloseCode.NO_STATUS:
+        if octets:
+            raise ValueError("a close reason needs a code")
+        return b""
+    if not is_sendable(code):
+        raise ValueError(f"close code {code} may not be sent")
+    if len(octets) > MAX_REASON:
+        raise ValueError(f"the close reason has {len(octets)} octets, {MAX_REASON} are allowed")
+    return code.to_bytes(2, "big") + octets
+
+
+class Engine:
+    """One open connection: what it has received, what it owes, how it ends.
+
+    Args:
+        limits: what the peer may make this side hold or wait for.
+        keepalive: when to ping a quiet peer.
+        now: the time at which the connection opened, in seconds of any clock.
+        budget: the octets of unfinished messages that it shares with other connections.
+
+    `outbound` holds the octets to send; `phase` says where the connection stands;
+    `outcome` how it ended, once it has.
+    """
+
+    is_server: bool
+
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        keepalive: KeepAlive | None = None,
+        now: float = 0.0,
+        budget: Budget | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        self.outbound = Outbound()
+        self.phase = Phase.OPEN
+        self.outcome: Closed | Failed | Lost | None = None
+        self._reader = FrameReader(limits, expect_mask=self.is_server)
+        self._assembly = Assembly(budget or Budget(limits.max_incomplete))
+        self._time = Timekeeper(limits, keepalive or KeepAlive(), now)
+
+    # What goes in.
+
+    def receive(self, buffer: Readable, now: float) -> list[Event]:
+        """Take what the peer sent next (RFC 6455 §5, §6.2).
+
+        Args:
+            buffer: any number of octets, cut anywhere; unmasked in place if writable.
+            now: the time, in seconds.
+
+        Returns:
+            What it amounts to, in order. Replies are in `outbound`.
+        """
+        events: list[Event] = []
+        if self.phase not in _LISTENING:
+            return events
+        self._time.last_heard = now
+        try:
+            for octets, pieces in self._reader.read(own_octets(buffer)):
+                self._take_batch(memoryview(octets), pieces, now, events)
+        except ProtocolError as error:
+            self._fail(error, now, events)
+        self._note_incomplete(now)
+        return events
+
+    def receive_eof(self, now: float, why: str = "the peer ended the transport") -> list[Event]:
+        """Take note that the transport has ended; nothing more can be received."""
+        return self._end(Input.END, why, now)
+
+    def handle_timeout(self, now: float) -> list[Event]:
+        """Do what is due at *now*; harmless when nothing is (RFC 6455 §5.5.2, §7.1.1)."""
+        due = self._time.due(self.phase, now)
+        events: list[Event] = []
+        if due is Due.PING:
+            self._time.ping_since = now
+            self._append(Opcode.PING, KEEPALIVE_PAYLOAD)
+        elif due is Due.SLOW_MESSAGE:
+            error = ProtocolError(CloseCode.POLICY_VIOLATION, "message not finished in time")
+            self._fail(error, now, events)
+        elif due is Due.SILENCE:
+            events = self._end(Input.TIMEOUT, "the peer did not answer a Ping in time", now)
+        elif due is Due.SLOW_CLOSE:
+            events = self._end(Input.TIMEOUT, "the closing handshake took too long", now)
+        return events
+
+    def next_deadline(self) -> float:
+        """Return when `handle_timeout` must be called next, ``inf`` for never.
+
+        Receiving moves it to later: a call that comes too early does nothing.
+        """
+        return self._time.next_deadline(self.phase)
+
+    def pause(self, now: float) -> None:
+        """Note that this side has stopped reading: deadlines for the peer are put off."""
+        self._time.pause(now)
+
+    def resume(self, now: float) -> None:
+        """Note that this side reads again."""
+        self._time.resume(now)
+
+    # What goes out.
+
+    def send(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
+        """Queue a whole data message (RFC 6455 §5.6, §6.1).
+
+        Args:
+            opcode: TEXT, then *payload* is UTF-8, or BINARY.
+            payload: one-dimensional octets; copied unless they are ``bytes``.
+        """
+        assert self.phase is Phase.OPEN
+        self._append(opcode, payload)
+
+    def ping(self, payload: bytes) -> None:
+        """Queue a Ping of 0..125 octets (RFC 6455 §5.5.2); its answer is a `Ponged` event.
+
+        Raises:
+            ValueError: the payload is too long; nothing was queued.
+        """
+        if len(payload) > MAX_CONTROL_PAYLOAD:
+            raise ValueError(f"a ping has at most {MAX_CONTROL_PAYLOAD} octets, not {len(payload)}")
+        assert self.phase is Phase.OPEN
+        self._append(Opcode.PING, payload)
+
+    def close(self, code: int, reason: str, now: float) -> None:
+        """Start the closing handshake (RFC 6455 §7.1.2); again, or too late, does nothing.
+
+        Raises:
+            ValueError: the code or the reason may not be sent; nothing was queued.
+        """
+        payload = close_payload(code, reason)
+        self._move(Input.LOCAL_CLOSE, now, payload)
+
+    # How it ends.
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more will be received or may be sent."""
+        return self.phase not in _LISTENING
+
+    @property
+    def may_drop(self) -> bool:
+        """Whether the transport is this side's to drop once `outbound` is empty (§7.1.1)."""
+        return self.phase is Phase.GONE or (self.phase is Phase.CLOSED and self.is_server)
+
+    @property
+    def has_partial(self) -> bool:
+        """Whether a frame or message has begun and is not whole, so that time counts for it."""
+        return self._time.message_since != _NEVER
+
+    @property
+    def partial_size(self) -> int:
+        """Octets held of a frame or message that is not yet whole."""
+        return self._reader.carried + len(self._assembly)
+
+    # Inside.
+
+    def _take_batch(
+        self, view: memoryview, pieces: list[Piece], now: float, events: list[Event]
+    ) -> None:
+        for opcode, flags, start, size, _ in pieces:
+            payload = view[start : start + size]
+            if opcode >= Opcode.CLOSE:
+                self._take_control(opcode, bytes(payload), now, events)
+            elif flags == kernels.WHOLE:
+                events.append(_message(opcode, payload, size))
+            else:
+                self._assembly.add(opcode, payload)
+                if flags & kernels.MESSAGE_END:
+                    whole = self._assembly.finish()
+                    self._time.message_since = _NEVER
+                    events.append(_message(opcode, whole, len(whole)))
+
+    def _take_control(self, opcode: int, payload: bytes, now: float, events: list[Event]) -> None:
+        if opcode == Opcode.PING:
+            if self.phase is Phase.OPEN:
+                self.outbound.append_pong(self._frame(FIN | Opcode.PONG, payload))
+        elif opcode == Opcode.PONG:
+            events.append(Ponged(payload))
+        else:
+            self.outcome = parse_close(payload)
+            self._move(Input.PEER_CLOSE, now, payload)
+            self._assembly.discard()
+            events.append(self.outcome)
+
+    def _note_incomplete(self, now: float) -> None:
+        if self._reader.carried or self._assembly.is_under_way:
+            self._time.message_since = min(self._time.message_since, now)
+        else:
+            self._time.message_since = _NEVER
+
+    def _fail(self, error: ProtocolError, now: float, events: list[Event]) -> None:
+        self._assembly.discard()
+        self.outcome = Failed(error.code, error.reason)
+        events.append(self.outcome)
+        self._move(Input.FAULT, now, close_payload(error.code, error.reason))
+
+    def _end(self, cause: Input, why: str, now: float) -> list[Event]:
+        self._assembly.discard()
+        was_open = self.phase in _LISTENING
+        self._move(cause, now)
+        if not was_open:
+            return []
+        self.outcome = Lost(why)
+        return [self.outcome]
+
+    def _move(self, cause: Input, now: float, payload: bytes = b"") -> None:
+        transition = TRANSITIONS[self.phase][cause]
+        if self.phase is Phase.OPEN:
+            self._time.close_since = now
+        self.phase = transition.phase
+        if transition.sends_close:
+            self.outbound.append_close(self._frame(FIN | Opcode.CLOSE, payload))
+
+    def _append(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
+        self.outbound.append(self._frame(FIN | opcode, payload))
+
+    def _frame(
+        self, first_octet: int, payload: bytes | bytearray | memoryview
+    ) -> bytes | bytearray:
+        raise NotImplementedError
+
+
+_LISTENING = (Phase.OPEN, Phase.CLOSING)
+_NEVER = float("inf")
+
+
+def parse_close(payload: bytes) -> Closed:
+    """Read the payload of a Close frame that has been validated (RFC 6455 §7.1.5)."""
+    if not payload:
+        return Closed(CloseCode.NO_STATUS, "")
+    return Closed(int.from_bytes(payload[:2], "big"), payload[2:].decode())
+
+
+def _message(opcode: int, payload: memoryview | bytearray, size: int) -> Message:
+    if opcode == Opcode.TEXT:
+        return Message(str(payload, "utf-8"), size)
+    return Message(bytes(payload), size)

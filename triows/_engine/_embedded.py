@@ -1,0 +1,186 @@
+"""The engine for those who bring their own loop: whole frames in, replies in place.
+
+Once a payload is unmasked, the four mask octets before it are free, and a
+server's header for fewer than 65,536 octets (two or four) fits into them. Payload
+and header are then one slice of the very buffer that was received into: the
+reply needs no copy and no second piece. Longer payloads, and input that was
+never masked, get a header of the engine's own and leave as two segments; what
+arrived in pieces was copied to be joined, and leaves from there.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from triows import _kernels as kernels
+from triows._engine._base import Engine
+from triows._engine._frames import FIN, Piece, header_size
+from triows._engine._octets import Octets, Writable, writable_octets
+from triows._errors import ProtocolError
+from triows._spec import MAX_HEADER, CloseCode, Opcode
+
+_IN_PLACE = 65_536
+
+
+class Response(enum.IntEnum):
+    """What a handler wants done with a message."""
+
+    DISCARD = 0
+    """Nothing."""
+    ECHO = 1
+    """Send it back, with whatever the handler changed in it."""
+
+
+class InputSegment(NamedTuple):
+    """Octets to send that lie in the caller's buffer."""
+
+    start: int
+    size: int
+
+
+class LocalSegment(NamedTuple):
+    """Octets to send that lie in `EmbeddedEngine.outbound_local`."""
+
+    start: int
+    size: int
+
+
+Segment: TypeAlias = InputSegment | LocalSegment
+Handler: TypeAlias = Callable[[memoryview, int], Response]
+"""Called with a message's payload, a writable view until it returns, and its opcode."""
+
+
+class EmbeddedEngine(Engine):
+    """An engine that calls a handler for each message and leaves replies as segments."""
+
+    _segments: tuple[Segment, ...] | list[Segment] = ()
+    _local = bytearray()
+
+    def process(
+        self,
+        buffer: Writable,
+        write: Callable[[memoryview], object],
+        handler: Handler,
+        *,
+        now: float = 0.0,
+    ) -> None:
+        """Take received octets and give the replies to *write*, in order.
+
+        Args:
+            buffer: what the peer sent next, cut anywhere; overwritten with replies.
+            write: called with each piece of the replies, valid until it returns.
+            handler: called for each whole message.
+            now: the time in seconds, for embedders who use deadlines.
+
+        Raises:
+            ProtocolError: the peer broke the protocol. Messages before that were handled,
+                and their replies and a Close frame with the error's code were written.
+            TypeError: *buffer* is read-only or not contiguous; nothing was done.
+        """
+        try:
+            self.process_into(buffer, handler, now=now)
+        finally:
+            view = memoryview(buffer).cast("B")
+            local = self.outbound_local()
+            segments = self.outbound_segments()
+            self.clear_outbound()
+            for segment in segments:
+                source = view if isinstance(segment, InputSegment) else local
+                write(source[segment.start : segment.start + segment.size])
+
+    def process_into(self, buffer: Writable, handler: Handler, *, now: float = 0.0) -> None:
+        """Take received octets and leave the replies as segments.
+
+        Read them from `outbound_segments` and `outbound_local`, and `clear_outbound`
+        before the next call. Arguments and errors are those of `process`.
+
+        Raises:
+            RuntimeError: the segments of the last call were not cleared; nothing was done.
+        """
+        octets = writable_octets(buffer)
+        if self._segments:
+            raise RuntimeError("clear_outbound() must come before the next process_into()")
+        if self.is_closed:
+            return
+        self._segments, self._local = [], bytearray()
+        try:
+            for source, pieces in self._reader.read(octets):
+                self._process_batch(source, pieces, handler, is_input=source is octets)
+        except ProtocolError as error:
+            self._fail(error, now, [])
+            raise
+        except BaseException:
+            self._fail(ProtocolError(CloseCode.INTERNAL_ERROR, "internal error"), now, [])
+            raise
+        finally:
+            self._note_incomplete(now)
+            self._localise()
+
+    def outbound_segments(self) -> list[Segment]:
+        """Return where the octets to send lie, in order."""
+        return list(self._segments)
+
+    def outbound_local(self) -> memoryview:
+        """Return the octets that `LocalSegment` speaks of, until `clear_outbound`."""
+        return memoryview(self._local)
+
+    def clear_outbound(self) -> None:
+        """Forget the segments: their octets were sent or copied."""
+        self._segments, self._local = (), bytearray()
+
+    def _process_batch(
+        self, octets: Octets, pieces: list[Piece], handler: Handler, *, is_input: bool
+    ) -> None:
+        view = memoryview(octets)
+        for piece in pieces:
+            opcode, flags, start, size, _ = piece
+            payload = view[start : start + size]
+            if opcode >= Opcode.CLOSE:
+                self._take_control(opcode, bytes(payload), 0.0, [])
+                self._localise()
+            elif flags == kernels.WHOLE:
+                if handler(payload, opcode) == Response.ECHO:
+                    self._echo(octets, piece, is_input=is_input)
+            else:
+                self._assembly.add(opcode, payload)
+                if flags & kernels.MESSAGE_END:
+                    self._process_joined(opcode, self._assembly.finish(), handler)
+
+    def _process_joined(self, opcode: int, payload: bytearray, handler: Handler) -> None:
+        if handler(memoryview(payload), opcode) == Response.ECHO:
+            self._append_local(self._frame(FIN | opcode, payload))
+
+    def _echo(self, octets: Octets, piece: Piece, *, is_input: bool) -> None:
+        opcode, _, start, size, header = piece
+        if not is_input:
+            self._append_local(self._frame(FIN | opcode, octets[start : start + size].data))
+        elif header > header_size(size, is_masked=False) and size < _IN_PLACE:
+            begin = start - header_size(size, is_masked=False)
+            kernels.write_header(octets, begin, FIN | opcode, size, -1)
+            self._segments.append(InputSegment(begin, start - begin + size))
+        else:
+            self._append_local(self._local_header(FIN | opcode, octets, start, size))
+            self._segments.append(InputSegment(start, size))
+
+    def _local_header(self, first_octet: int, octets: Octets, start: int, size: int) -> bytes:
+        """Build the header for a reply that stays where it is, masking it if need be."""
+        key = self._mask_in_place(octets, start, start + size)
+        header = np.empty(MAX_HEADER, np.uint8)
+        written = kernels.write_header(header, 0, first_octet, size, key)
+        return header[:written].tobytes()
+
+    def _mask_in_place(self, octets: Octets, start: int, stop: int) -> int:
+        """Mask a reply if this role does; returns the key, -1 for none."""
+        raise NotImplementedError
+
+    def _append_local(self, frame: bytes | bytearray) -> None:
+        self._segments.append(LocalSegment(len(self._local), len(frame)))
+        self._local += frame
+
+    def _localise(self) -> None:
+        """Move what the engine itself has queued behind the segments so far."""
+        for chunk in self.outbound.peek():
+            self._append_local(bytes(chunk))
+        self.outbound.clear()

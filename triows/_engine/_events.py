@@ -1,0 +1,43 @@
+"""What an engine tells its driver: the events that received octets amount to."""
+
+from typing import NamedTuple
+
+
+class Message(NamedTuple):
+    """A whole data message (RFC 6455 §5.6); text has been validated."""
+
+    payload: str | bytes
+    size: int
+    """Octets of the payload on the wire; of text, in UTF-8."""
+
+
+class Ponged(NamedTuple):
+    """A Pong arrived, asked for or not (RFC 6455 §5.5.3)."""
+
+    payload: bytes
+
+
+class Closed(NamedTuple):
+    """The peer's Close frame arrived (RFC 6455 §5.5.1, §7.1.5)."""
+
+    code: int
+    """The peer's close code; 1005 where it gave none."""
+    reason: str
+
+
+class Failed(NamedTuple):
+    """This side gave the connection up because of what the peer did (RFC 6455 §7.1.7)."""
+
+    code: int
+    """The close code that the peer is told."""
+    reason: str
+
+
+class Lost(NamedTuple):
+    """The transport ended, or fell silent, without a closing handshake: code 1006."""
+
+    reason: str
+
+
+Event = Message | Ponged | Closed | Failed | Lost
+"""Pings need no event: the engine answers them."""

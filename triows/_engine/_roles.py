@@ -1,0 +1,52 @@
+"""The two ends of a connection: what differs is who masks, and who drops TCP first."""
+
+import os
+
+from triows._engine._embedded import EmbeddedEngine
+from triows._engine._frames import FIN, masked_frame, server_header
+from triows._engine._octets import Octets
+from triows._kernels import mask
+
+_JOIN = 16_384
+"""Octets up to which copying a payload behind its header is cheaper than a second chunk."""
+
+
+class ServerEngine(EmbeddedEngine):
+    """The server's end: its peer masks, it does not (RFC 6455 §5.1)."""
+
+    is_server = True
+
+    def _append(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
+        if len(payload) <= _JOIN:
+            self.outbound.append(self._frame(FIN | opcode, payload))
+        else:
+            self.outbound.append(server_header(FIN | opcode, len(payload)))
+            self.outbound.append(bytes(payload))
+
+    def _frame(self, first_octet: int, payload: bytes | bytearray | memoryview) -> bytes:
+        return b"".join((server_header(first_octet, len(payload)), payload))
+
+    def _mask_in_place(self, octets: Octets, start: int, stop: int) -> int:
+        return -1
+
+
+class ClientEngine(EmbeddedEngine):
+    """The client's end: it masks each frame with a fresh key, its peer does not (§5.1, §5.3).
+
+    Keys come from the operating system's generator: no one can predict them, and
+    processes that share an ancestor do not share them.
+    """
+
+    is_server = False
+
+    def _frame(self, first_octet: int, payload: bytes | bytearray | memoryview) -> bytearray:
+        return masked_frame(first_octet, payload, _fresh_key())
+
+    def _mask_in_place(self, octets: Octets, start: int, stop: int) -> int:
+        key = _fresh_key()
+        mask(octets, start, stop, key, 0)
+        return key
+
+
+def _fresh_key() -> int:
+    return int.from_bytes(os.urandom(4), "little")

@@ -1,0 +1,39 @@
+"""The log of what goes wrong on our side, at a rate that no peer can drive up."""
+
+import logging
+
+import trio
+
+logger = logging.getLogger("triows")
+
+BURST = 10
+"""Records that may follow each other at once."""
+
+RATE = 1.0
+"""Records a second after that."""
+
+
+class FaultLog:
+    """Logs errors of the application; a flood of them is counted, not written.
+
+    Peers cannot write here: what they send appears escaped, if at all.
+    """
+
+    def __init__(self) -> None:
+        self._allowance = float(BURST)
+        self._last = -float("inf")
+        self._suppressed = 0
+
+    def report(self, what: str, error: BaseException) -> None:
+        """Log *what* with the traceback of *error*, if the rate allows."""
+        now = trio.current_time()
+        self._allowance = min(BURST, self._allowance + (now - self._last) * RATE)
+        self._last = now
+        if self._allowance < 1:
+            self._suppressed += 1
+            return
+        self._allowance -= 1
+        if self._suppressed:
+            what = f"{what} (and {self._suppressed} faults before it were not logged)"
+            self._suppressed = 0
+        logger.error("%s", what, exc_info=error)

@@ -1,0 +1,283 @@
+"""The scan of received octets into frames and pieces of frames (RFC 6455 §5.2 to §5.6).
+
+One kernel holds everything that RFC 6455 demands of a receiver: it parses
+headers, unmasks in place, checks that frames follow each other as they may,
+enforces the limits and validates text as it arrives. Both drivers and both
+roles use it; what they add is only what becomes of the result.
+
+The scan of a connection is a row of integers, its *state*, that lives between
+calls. A call takes whatever octets have arrived and describes them as rows of
+a *table*, each a **piece**: the whole payload of a frame, or as much of it as
+these octets hold. A data frame is passed on piece by piece, so that text is
+refused at its first bad octet (§8.1) and nothing has to be kept by the scan. A
+header or a control frame that is not yet whole is left where it is: at most
+131 octets, which the caller presents again, with more behind them.
+
+What a row says of a piece that is `WHOLE`, with a header of at least four
+octets before it, is all that a reply in place needs: see `_engine`.
+"""
+
+from typing import Final
+
+from triows._kernels._faults import (
+    BAD_CLOSE_CODE,
+    INVALID_UTF8,
+    INVALID_UTF8_REASON,
+    MASKED,
+    MESSAGE_INSIDE_MESSAGE,
+    MESSAGE_TOO_BIG,
+    NOT_MASKED,
+    SHORT_CLOSE,
+    STRAY_CONTINUATION,
+    TOO_MANY_FRAGMENTS,
+    UNEXPECTED_RSV,
+)
+from triows._kernels._headers import (
+    FIELD_COUNT,
+    FIN,
+    HEADER_SIZE,
+    KEY,
+    OPCODE,
+    PAYLOAD_SIZE,
+    RSV,
+    read_header,
+)
+from triows._kernels._headers import (
+    MASKED as HEADER_MASKED,
+)
+from triows._kernels._masking import mask
+from triows._kernels._registry import kernel
+from triows._kernels._utf8 import validate_utf8
+
+# The state of a connection's scan: int64 (STATE_SIZE,). The first four are settings.
+EXPECT_MASK: Final = 0  # 1: the peer must mask (it is a client); 0: it must not
+ALLOWED_RSV: Final = 1  # the reserved bits that an extension has claimed: 4 is RSV1
+MAX_MESSAGE: Final = 2  # octets
+MAX_FRAGMENTS: Final = 3  # frames
+MESSAGE_OPCODE: Final = 4  # of the message that is under way; 0 between messages
+MESSAGE_SIZE: Final = 5  # octets that its frames have announced so far
+MESSAGE_FRAGMENTS: Final = 6  # frames of it that have begun
+MESSAGE_RSV: Final = 7  # the reserved bits of its first frame
+TEXT: Final = 8  # where its UTF-8 stands: 0 at the boundary of a code point
+REMAINING: Final = 9  # octets of the frame under way that are still to come
+FRAME_FIN: Final = 10  # whether that frame is its message's last
+FRAME_KEY: Final = 11  # its mask key, or -1
+FRAME_PHASE: Final = 12  # the mask octet that its next payload octet meets, 0..3
+HAS_CLOSED: Final = 13  # 1 once a Close frame has been seen: what follows is ignored (§5.5.1)
+FIELDS: Final = 14  # what `read_header` found: FIELD_COUNT integers
+STATE_SIZE: Final = FIELDS + FIELD_COUNT
+
+# A row of the table: int64 (COLUMNS,).
+ROW_OPCODE: Final = 0  # 1 or 2 for data, continuation frames included; 8, 9 or 10 for control
+ROW_FLAGS: Final = 1
+ROW_START: Final = 2  # of the piece, in the octets scanned
+ROW_SIZE: Final = 3  # of the piece, in octets
+ROW_HEADER: Final = 4  # octets of header right before the piece; 0 where it began earlier
+COLUMNS: Final = 5
+
+# The flags of a piece.
+MESSAGE_START: Final = 1
+MESSAGE_END: Final = 2
+FRAME_START: Final = 4
+FRAME_END: Final = 8
+COMPRESSED: Final = 16
+WHOLE: Final = MESSAGE_START | MESSAGE_END | FRAME_START | FRAME_END
+
+# The trailer: what the last row, one past the pieces, says of the call itself.
+NEXT: Final = 0  # the first octet that was not taken
+FAULT: Final = 1  # 0, or what the peer did wrong; every piece before it stands
+NEEDED: Final = 2  # octets from NEXT on without which there is nothing to do; 0 if none is left
+IS_FULL: Final = 3  # 1: the table ran out of rows; call again from NEXT
+
+TEXT_OPCODE: Final = 1
+CLOSE_OPCODE: Final = 8
+RSV1: Final = 4
+
+
+@kernel("int64(int64[::1])")
+def admit_data(state):
+    """Check the data frame in state[FIELDS:] against the message under way (§5.4, §5.2).
+
+    state  int64 (STATE_SIZE,); the message's fields are updated
+
+    Returns 0, or a fault code; after a fault the state is of no more use.
+    """
+    opcode = state[FIELDS + OPCODE]
+    rsv = state[FIELDS + RSV]
+    if opcode == 0:
+        if state[MESSAGE_OPCODE] == 0:
+            return STRAY_CONTINUATION
+        if rsv != 0:
+            return UNEXPECTED_RSV
+    else:
+        if state[MESSAGE_OPCODE] != 0:
+            return MESSAGE_INSIDE_MESSAGE
+        if rsv & ~state[ALLOWED_RSV]:
+            return UNEXPECTED_RSV
+        state[MESSAGE_OPCODE] = opcode
+        state[MESSAGE_RSV] = rsv
+        state[MESSAGE_SIZE] = 0
+        state[MESSAGE_FRAGMENTS] = 0
+        state[TEXT] = 0
+    if state[FIELDS + PAYLOAD_SIZE] > state[MAX_MESSAGE] - state[MESSAGE_SIZE]:
+        return MESSAGE_TOO_BIG
+    if state[MESSAGE_FRAGMENTS] >= state[MAX_FRAGMENTS]:
+        return TOO_MANY_FRAGMENTS
+    state[MESSAGE_SIZE] += state[FIELDS + PAYLOAD_SIZE]
+    state[MESSAGE_FRAGMENTS] += 1
+    state[REMAINING] = state[FIELDS + PAYLOAD_SIZE]
+    state[FRAME_FIN] = state[FIELDS + FIN]
+    state[FRAME_KEY] = state[FIELDS + KEY]
+    state[FRAME_PHASE] = 0
+    return 0
+
+
+@kernel("int64(uint8[::1], int64, int64[::1], int64[::1])")
+def take_piece(octets, stop, state, row):
+    """Take what octets[row[ROW_START]:stop] holds of the data frame under way (§5.3, §5.6).
+
+    octets  uint8 (n,); what is taken is unmasked in place
+    stop    an offset, row[ROW_START] <= stop <= n; unchecked
+    state   int64 (STATE_SIZE,), with a data frame under way
+    row     int64 (COLUMNS,); opcode and size are set, and the flags of the piece's end added
+
+    Returns 0 or INVALID_UTF8.
+    """
+    start = row[ROW_START]
+    size = min(state[REMAINING], stop - start)
+    is_text = state[MESSAGE_OPCODE] == TEXT_OPCODE and state[MESSAGE_RSV] & RSV1 == 0
+    row[ROW_OPCODE] = state[MESSAGE_OPCODE]
+    row[ROW_SIZE] = size
+    if state[MESSAGE_RSV] & RSV1:
+        row[ROW_FLAGS] |= COMPRESSED
+    if state[FRAME_KEY] >= 0:
+        state[FRAME_PHASE] = mask(octets, start, start + size, state[FRAME_KEY], state[FRAME_PHASE])
+    if is_text:
+        state[TEXT] = validate_utf8(octets, start, start + size, state[TEXT])
+        if state[TEXT] < 0:
+            return INVALID_UTF8
+    state[REMAINING] -= size
+    if state[REMAINING] == 0:
+        row[ROW_FLAGS] |= FRAME_END
+        if state[FRAME_FIN]:
+            row[ROW_FLAGS] |= MESSAGE_END
+            state[MESSAGE_OPCODE] = 0
+            if is_text and state[TEXT] != 0:
+                return INVALID_UTF8
+    return 0
+
+
+@kernel("int64(uint8[::1], int64, int64)")
+def check_close(octets, start, stop):
+    """Check the unmasked payload of a Close frame (RFC 6455 §5.5.1, §7.4).
+
+    octets       uint8 (n,); read only
+    start, stop  offsets of the payload, 0 <= start <= stop <= n; unchecked
+
+    Returns 0 or a fault code.
+    """
+    size = stop - start
+    if size == 0:
+        return 0
+    if size == 1:
+        return SHORT_CLOSE
+    code = (int(octets[start]) << 8) | int(octets[start + 1])
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        return BAD_CLOSE_CODE
+    if validate_utf8(octets, start + 2, stop, 0) != 0:
+        return INVALID_UTF8_REASON
+    return 0
+
+
+@kernel("int64(uint8[::1], int64[::1], int64[::1])")
+def take_control(octets, state, row):
+    """Take the whole control frame that `open_frame` has found (§5.5).
+
+    octets  uint8 (n,); the payload is unmasked in place
+    state   int64 (STATE_SIZE,)
+    row     int64 (COLUMNS,), as `open_frame` left it; its flags are set
+
+    Returns 0 or a fault code.
+    """
+    start = row[ROW_START]
+    stop = start + row[ROW_SIZE]
+    row[ROW_FLAGS] = WHOLE
+    if state[FIELDS + KEY] >= 0:
+        mask(octets, start, stop, state[FIELDS + KEY], 0)
+    if row[ROW_OPCODE] == CLOSE_OPCODE:
+        state[HAS_CLOSED] = 1
+        return check_close(octets, start, stop)
+    return 0
+
+
+@kernel("int64(uint8[::1], int64, int64, int64[::1], int64[::1])")
+def open_frame(octets, start, stop, state, row):
+    """Read the header at *start* and admit its frame (RFC 6455 §5.1 to §5.5).
+
+    octets       uint8 (n,); read only
+    start, stop  offsets, 0 <= start < stop <= n; unchecked
+    state        int64 (STATE_SIZE,), with no frame under way
+    row          int64 (COLUMNS,), all zero; opcode, start and header are set, the size of a
+                 control frame, and the flags of a data frame's start
+
+    Returns 0; n > 0 where at least n octets are needed from *start* on; or a fault code.
+    """
+    code = read_header(octets, start, stop, state[FIELDS : FIELDS + FIELD_COUNT])
+    if code != 0:
+        return code
+    if state[FIELDS + HEADER_MASKED] != state[EXPECT_MASK]:
+        return NOT_MASKED if state[EXPECT_MASK] else MASKED
+    header = state[FIELDS + HEADER_SIZE]
+    row[ROW_OPCODE] = state[FIELDS + OPCODE]
+    row[ROW_START] = start + header
+    row[ROW_HEADER] = header
+    if row[ROW_OPCODE] < CLOSE_OPCODE:
+        code = admit_data(state)
+        row[ROW_FLAGS] = FRAME_START
+        if state[MESSAGE_FRAGMENTS] == 1:
+            row[ROW_FLAGS] |= MESSAGE_START
+        return code
+    if state[FIELDS + RSV] != 0:
+        return UNEXPECTED_RSV
+    row[ROW_SIZE] = state[FIELDS + PAYLOAD_SIZE]
+    whole = header + row[ROW_SIZE]
+    return whole if whole > stop - start else 0
+
+
+@kernel("int64(uint8[::1], int64, int64, int64[::1], int64[:,::1])")
+def scan(octets, start, stop, state, table):
+    """Describe octets[start:stop] as pieces of frames (RFC 6455 §5).
+
+    octets       uint8 (n,); payloads are unmasked in place
+    start, stop  offsets, 0 <= start <= stop <= n; unchecked
+    state        int64 (STATE_SIZE,): the connection's, from call to call
+    table        int64 (m, COLUMNS), m >= 2; rows 0..r-1 describe pieces, row r is the trailer
+
+    Returns r, the number of pieces, 0..m - 1.
+    """
+    rows = 0
+    position = start
+    code = 0
+    while position < stop and state[HAS_CLOSED] == 0 and rows < len(table) - 1:
+        row = table[rows]
+        row[:] = 0
+        row[ROW_START] = position
+        if state[REMAINING] == 0:
+            code = open_frame(octets, position, stop, state, row)
+            if code != 0:
+                break
+        if row[ROW_OPCODE] >= CLOSE_OPCODE:
+            code = take_control(octets, state, row)
+        else:
+            code = take_piece(octets, stop, state, row)
+        if code != 0:
+            break
+        position = row[ROW_START] + row[ROW_SIZE]
+        rows += 1
+    is_closed = state[HAS_CLOSED] == 1
+    trailer = table[rows]
+    trailer[NEXT] = stop if is_closed else position
+    trailer[FAULT] = min(code, 0)
+    trailer[NEEDED] = max(code, 0)
+    trailer[IS_FULL] = 1 if position < stop and code == 0 and not is_closed else 0
+    return rows

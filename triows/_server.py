@@ -1,0 +1,364 @@
+"""The server: listeners, opening handshakes, a task for each connection, and their end.
+
+Everything runs in the nursery of `serve`. Cancelling that is how a server is
+stopped, and it is stopped in order: no more connections are accepted,
+handshakes under way get a 503, handlers are cancelled, every peer gets a Close
+with 1001 and has ``shutdown_grace`` seconds to answer it.
+
+What a connection does cannot hurt the server. A handler that raises is logged
+and its connection closed with 1011; that a peer goes away, even in the middle
+of a ``send``, is no error at all.
+"""
+
+import math
+import ssl
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Literal, NoReturn, TypeAlias
+
+import attrs
+import trio
+
+from triows._engine import Budget, ServerEngine, ServerHandshake, check_subprotocols
+from triows._faultlog import FaultLog
+from triows._nursery import unwrapped_nursery
+from triows._opening import UNAVAILABLE, OnRequest, ServerOpening
+from triows._options import KeepAlive, Limits
+from triows._spec import CloseCode
+from triows._warmup import warm_up_in_thread
+from triows._websocket import ConnectionBroken, Opening, WebSocket
+
+Handler: TypeAlias = Callable[[WebSocket], Awaitable[object]]
+DriverName: TypeAlias = Literal["auto", "stream", "reactor"]
+
+
+@attrs.frozen(kw_only=True)
+class ServerStatistics:
+    """A snapshot of a server: counts since it started."""
+
+    connections: int
+    """Open now, handshakes under way included."""
+    accepted: int
+    opened: int
+    """Handshakes that led to a WebSocket."""
+    refused: int
+    """Handshakes that were answered with something other than 101."""
+    handler_failures: int
+
+
+@attrs.frozen(kw_only=True)
+class _Settings:
+    """What `serve` was told."""
+
+    handler: Handler
+    on_request: OnRequest | None
+    origins: Collection[str | None] | None
+    subprotocols: Sequence[str]
+    limits: Limits
+    keepalive: KeepAlive
+    shutdown_grace: float
+    scheme: str
+
+
+@attrs.define(eq=False)
+class Server:
+    """A running server, as `serve` hands it to whoever started it."""
+
+    _settings: _Settings
+    _listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
+    _budget: Budget = attrs.field(init=False)
+    _websockets: set[WebSocket] = attrs.field(init=False, factory=set)
+    _farewells: set[trio.CancelScope] = attrs.field(init=False, factory=set)
+    _is_stopping: bool = attrs.field(init=False, default=False)
+    _faults: FaultLog = attrs.field(init=False, factory=FaultLog)
+    _counts: dict[str, int] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._budget = Budget(self._settings.limits.max_incomplete)
+        self._counts = dict.fromkeys(
+            ("connections", "accepted", "opened", "refused", "handler_failures"), 0
+        )
+
+    @property
+    def addresses(self) -> list[Any]:
+        """Where it listens, as the sockets give it; listeners without a socket are left out."""
+        listeners = [getattr(one, "transport_listener", one) for one in self._listeners]
+        return [one.socket.getsockname() for one in listeners if hasattr(one, "socket")]
+
+    @property
+    def port(self) -> int:
+        """The TCP port of the first listener that has one.
+
+        Raises:
+            ValueError: none has.
+        """
+        for address in self.addresses:
+            if isinstance(address, tuple):
+                return int(address[1])
+        raise ValueError("this server listens on no TCP port")
+
+    @property
+    def connections(self) -> frozenset[WebSocket]:
+        """The WebSockets that are open now."""
+        return frozenset(self._websockets)
+
+    def statistics(self) -> ServerStatistics:
+        """Return a snapshot of the server's counts."""
+        return ServerStatistics(**self._counts)
+
+    # One connection.
+
+    async def serve_connection(self, stream: trio.abc.Stream) -> None:
+        """Take a connection from accept to its end; raises only what is no Exception."""
+        counts = self._counts
+        counts["accepted"] += 1
+        counts["connections"] += 1
+        try:
+            opened = await self._open(stream)
+            if opened is not None:
+                await self._host(*opened)
+        except Exception as error:  # noqa: BLE001 - no connection may take the server down
+            self._faults.report("a connection failed", error)
+        finally:
+            counts["connections"] -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _host(self, ws: WebSocket, leftover: bytes) -> None:
+        self._counts["opened"] += 1
+        self._websockets.add(ws)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ws.run, leftover)
+                await self._handle(ws)
+        finally:
+            self._websockets.discard(ws)
+
+    async def _handle(self, ws: WebSocket) -> None:
+        """Run the handler, then close with the code that says how it ended."""
+        code = CloseCode.GOING_AWAY
+        try:
+            await self._settings.handler(ws)
+            code = CloseCode.NORMAL
+        except Exception as error:  # noqa: BLE001 - a handler's fault is its connection's end
+            code = CloseCode.NORMAL
+            if not _is_only_the_end(error):
+                code = CloseCode.INTERNAL_ERROR
+                self._counts["handler_failures"] += 1
+                self._faults.report("a handler failed", error)
+        finally:
+            grace = self._settings.shutdown_grace if code == CloseCode.GOING_AWAY else math.inf
+            await self._close(ws, code, grace)
+
+    async def _close(self, ws: WebSocket, code: int, grace: float) -> None:
+        """Close in order even when cancelled; the deadline comes with the server's end."""
+        with trio.CancelScope(shield=True) as farewell:
+            farewell.deadline = trio.current_time() + (
+                min(grace, self._settings.shutdown_grace) if self._is_stopping else grace
+            )
+            self._farewells.add(farewell)
+            try:
+                await ws.aclose(code)
+            finally:
+                self._farewells.discard(farewell)
+
+    async def stop_in_order(self) -> NoReturn:
+        """Wait for the server to be cancelled, and put a deadline to what goes on."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._is_stopping = True
+            deadline = trio.current_time() + self._settings.shutdown_grace
+            for farewell in self._farewells:
+                farewell.deadline = min(farewell.deadline, deadline)
+
+    # The opening handshake.
+
+    async def _open(self, stream: trio.abc.Stream) -> tuple[WebSocket, bytes] | None:
+        """Shake hands within the deadline; None if that led to no WebSocket."""
+        settings = self._settings
+        handshake = ServerHandshake(
+            settings.limits,
+            settings.subprotocols,
+            settings.origins,
+            scheme=settings.scheme,
+            remote=_address(stream, "getpeername"),
+        )
+        opening = ServerOpening(stream, handshake, settings.on_request, self._faults)
+        is_open = False
+        try:
+            with trio.move_on_after(settings.limits.handshake_timeout):
+                if self._counts["connections"] > settings.limits.max_connections:
+                    await opening.refuse(UNAVAILABLE.to_octets())
+                else:
+                    is_open = await opening.negotiate()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return None
+        except trio.Cancelled:
+            if not opening.is_answered:
+                await opening.refuse(UNAVAILABLE.to_octets())
+            raise
+        if not is_open:
+            self._counts["refused"] += opening.is_answered
+            return None
+        return self._make_websocket(stream, handshake, opening.subprotocol), handshake.leftover
+
+    def _make_websocket(
+        self, stream: trio.abc.Stream, handshake: ServerHandshake, subprotocol: str | None
+    ) -> WebSocket:
+        assert handshake.request is not None
+        engine = ServerEngine(
+            limits=self._settings.limits,
+            keepalive=self._settings.keepalive,
+            now=trio.current_time(),
+            budget=self._budget,
+        )
+        opening = Opening(
+            request=handshake.request,
+            subprotocol=subprotocol,
+            local=_address(stream, "getsockname"),
+            remote=handshake.request.remote,
+        )
+        return WebSocket(stream, engine, limits=self._settings.limits, opening=opening)
+
+
+async def serve(
+    handler: Handler,
+    port: int,
+    *,
+    host: str | bytes | None = "127.0.0.1",
+    ssl_context: ssl.SSLContext | None = None,
+    on_request: OnRequest | None = None,
+    origins: Collection[str | None] | None = None,
+    subprotocols: Sequence[str] = (),
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+    driver: DriverName = "auto",
+    handler_nursery: trio.Nursery | None = None,
+    backlog: int | None = None,
+    shutdown_grace: float = 5.0,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> NoReturn:
+    """Listen on a TCP port and serve WebSockets until cancelled (RFC 6455).
+
+    Kernels that are not compiled yet are compiled, or loaded, before it listens.
+
+    Args:
+        handler: ``async def handler(ws)``, run as a task for each connection. When it
+            returns, the connection closes with 1000; when it raises, with 1011.
+        port: 0 picks a free one, see `Server.port`.
+        host: the address or name to listen on; None for every address of the machine.
+        ssl_context: for wss.
+        on_request: called, and awaited if it is asynchronous, with each opening request
+            and with each plain GET or HEAD. It answers with None to let things take their
+            course, with `Accept` to choose the subprotocol and add headers, or with an
+            `HTTPResponse` to send instead.
+        origins: the Origins that may open a WebSocket, None among them for requests
+            without one; by default all may.
+        subprotocols: those that the server speaks, the one it likes best first.
+        limits: what a peer may make this side hold or wait for.
+        keepalive: when to ping a quiet peer.
+        driver: "auto" takes the fastest there is; "stream" the one for any stream.
+        handler_nursery: where connections run; by default in a nursery of serve's own.
+        backlog: of the listening sockets, see `trio.open_tcp_listeners`.
+        shutdown_grace: seconds that peers have for the closing handshake once cancelled.
+        task_status: ``started`` gets the `Server`.
+
+    Raises:
+        OSError: the port cannot be listened on.
+        ValueError: an argument is out of range.
+
+    Cancelling stops accepting, answers handshakes under way with 503, cancels handlers,
+    closes every connection with 1001 and waits for the peers up to *shutdown_grace*.
+    """
+    check_driver(driver)
+    await warm_up_in_thread()
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
+    if ssl_context is None:
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+    else:
+        listeners = await trio.open_ssl_over_tcp_listeners(
+            port, ssl_context, host=host, backlog=backlog
+        )
+    await serve_listeners(
+        handler,
+        listeners,
+        on_request=on_request,
+        origins=origins,
+        subprotocols=subprotocols,
+        limits=limits,
+        keepalive=keepalive,
+        driver=driver,
+        handler_nursery=handler_nursery,
+        shutdown_grace=shutdown_grace,
+        task_status=task_status,
+    )
+
+
+async def serve_listeners(
+    handler: Handler,
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+    *,
+    on_request: OnRequest | None = None,
+    origins: Collection[str | None] | None = None,
+    subprotocols: Sequence[str] = (),
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+    driver: DriverName = "auto",
+    handler_nursery: trio.Nursery | None = None,
+    shutdown_grace: float = 5.0,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> NoReturn:
+    """Serve WebSockets on listeners of any kind, which it closes in the end.
+
+    Args:
+        listeners: TCP, TLS, Unix or anything else that accepts streams.
+
+    The other arguments, and cancelling, are those of `serve`.
+    """
+    check_driver(driver)
+    await warm_up_in_thread()
+    settings = _Settings(
+        handler=handler,
+        on_request=on_request,
+        origins=origins,
+        subprotocols=check_subprotocols(subprotocols),
+        limits=limits,
+        keepalive=keepalive,
+        shutdown_grace=shutdown_grace,
+        scheme="wss" if isinstance(listeners[0], trio.SSLListener) else "ws",
+    )
+    server = Server(settings, listeners)
+    async with unwrapped_nursery() as nursery:
+        nursery.start_soon(server.stop_in_order)
+        task_status.started(server)
+        await trio.serve_listeners(
+            server.serve_connection, listeners, handler_nursery=handler_nursery or nursery
+        )
+    raise AssertionError("trio.serve_listeners never returns")
+
+
+def check_driver(driver: str) -> None:
+    """Refuse a driver that does not exist.
+
+    Raises:
+        ValueError: there is no such driver, or not yet.
+    """
+    if driver == "reactor":
+        raise ValueError("the reactor driver does not exist yet: use driver='stream' or 'auto'")
+    if driver not in {"auto", "stream"}:
+        raise ValueError(f"there is no driver {driver!r}: 'auto', 'stream' or 'reactor'")
+
+
+def _address(stream: trio.abc.Stream, which: str) -> Any:
+    """Return an address of the socket behind *stream*, or None where there is none."""
+    socket = getattr(getattr(stream, "transport_stream", stream), "socket", None)
+    try:
+        return None if socket is None else getattr(socket, which)()
+    except OSError:
+        return None
+
+
+def _is_only_the_end(error: BaseException) -> bool:
+    """Whether *error* says no more than that the connection has ended."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_only_the_end, error.exceptions))
+    return isinstance(error, ConnectionBroken | trio.EndOfChannel)
