@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import triows
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PYTHON = re.compile(
@@ -54,3 +56,11 @@ def test_the_readme_shows_the_whole_echo_server() -> None:
     (_, snippet), *_ = PYTHON.findall((ROOT / "README.md").read_text())
 
     assert snippet == (ROOT / "examples" / "echo_server.py").read_text()
+
+
+def test_the_reference_lists_every_public_name() -> None:
+    """docs/reference/api.md has each name of ``triows.__all__``, and no other."""
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/reference/api.md").read_text(), re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+    assert listed == set(triows.__all__)

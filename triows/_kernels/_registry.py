@@ -18,6 +18,14 @@ def ensure_warm():
 
 def is_warm():
     return True
+
+
 WarmUp = object
-def clear_cache(): pass
-def cache_directory(): return None
+
+
+def clear_cache():
+    pass
+
+
+def cache_directory():
+    return None
