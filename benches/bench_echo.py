@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
+import numpy as np
 from load import Load, Shape
 
 HERE = Path(__file__).resolve().parent
@@ -34,7 +35,7 @@ ALL_SHAPES = "100/20,10/1024,10/16384,200/16384,500/16384,10/20x16,100/128x32"
 SERVER_CORE, GENERATOR_CORE = 0, 1
 START_TIMEOUT = 60.0  # seconds from starting a server to its READY line; a cold cache is slow
 WARM_UP = 0.3  # seconds of traffic before the clock starts, on every connection
-SATURATED = 0.9  # share of its core below which a server may have waited for the generator
+SATURATED = 0.9  # share of the time below which a server may have waited for the generator
 PACKAGES = (
     "triows",
     "trio",
@@ -68,10 +69,11 @@ class Server:
     host: str
     port: int
 
-    def cpu(self) -> float:
-        """Return the CPU seconds of its threads so far; the kernel counts in nanoseconds."""
+    def cpu(self) -> np.ndarray:
+        """Return the seconds that its threads ran so far, and that they waited for a core."""
         tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        rows = [(task / "schedstat").read_text().split()[:2] for task in tasks]
+        return np.array(rows, np.int64).sum(axis=0) / 1e9
 
 
 @attrs.frozen(kw_only=True)
@@ -86,8 +88,15 @@ class Sample:
     p99_us: float
     """Latency from a batch's send to its last reply."""
     server_share: float
+    """Of a core, while the generator ran."""
+    server_wait: float
+    """Share of that time in which the server could have run, but another program did."""
     generator_share: float
-    """Of a core each."""
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether the server always had something to do, so that it never waited for traffic."""
+        return self.server_share + self.server_wait >= SATURATED
 
 
 @contextlib.contextmanager
@@ -130,13 +139,14 @@ def measure(server: Server, shape: Shape, seconds: float) -> Sample:
         own, before, started = time.process_time(), server.cpu(), time.perf_counter()
         tally = load.run(seconds)
         elapsed = time.perf_counter() - started
-        spent, own = server.cpu() - before, time.process_time() - own
+        (spent, waited), own = server.cpu() - before, time.process_time() - own
     return Sample(
         cpu_us=1e6 * spent / tally.messages,
         rate=tally.messages / tally.seconds,
         p50_us=tally.latency(50),
         p99_us=tally.latency(99),
         server_share=spent / elapsed,
+        server_wait=waited / elapsed,
         generator_share=own / elapsed,
     )
 
@@ -205,11 +215,12 @@ def report(
     for name, taken in zip(names, samples, strict=True):
         middle = median(taken)
         against = ratio(taken, samples[peer])
-        doubt = "" if middle.server_share >= SATURATED else "  not saturated"
+        doubt = "" if middle.is_saturated else "  not saturated"
         print(
             f"{shape!s:>12}  {name:<18} {middle.cpu_us:8.2f} µs/message  x{against:5.3f}"
             f"  {middle.rate:10,.0f}/s  p50 {middle.p50_us:9.1f} µs  p99 {middle.p99_us:9.1f} µs"
-            f"  server {middle.server_share:4.0%}  generator {middle.generator_share:4.0%}{doubt}",
+            f"  server {middle.server_share:4.0%} + {middle.server_wait:3.0%} waiting"
+            f"  generator {middle.generator_share:4.0%}{doubt}",
             flush=True,
         )
         rows[name] = {
