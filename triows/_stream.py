@@ -73,7 +73,7 @@ class StreamDriver:
         self._stream = stream
         self._engine = engine
         self._sink = sink
-        self._socket = plain_socket(stream)
+        self._descriptor = plain_descriptor(stream)
         self._tasks: trio.Nursery | None = None
         self._alarm = trio.CancelScope()
         self._resumed: trio.Event | None = None
@@ -90,8 +90,8 @@ class StreamDriver:
         """Send what the engine has queued, now if the transport takes it, else soon."""
         if self.is_broken:
             self._engine.outbound.clear()
-        elif self._socket is not None and not self._is_writing:
-            self._write_now(self._socket)
+        elif self._descriptor is not None and not self._is_writing:
+            self._write_now(self._descriptor)
         if self._engine.outbound.size and not self._is_writing:
             self._start_writing()
         self._settle()
@@ -137,19 +137,19 @@ class StreamDriver:
             self._react(self._engine.receive(leftover, trio.current_time()))
         else:
             self._react(())
-        if self._socket is None:
+        if self._descriptor is None:
             await self._pump_stream()
         else:
-            await self._pump_socket(self._socket)
+            await self._pump_socket(self._descriptor)
 
-    async def _pump_socket(self, socket: trio.socket.SocketType) -> None:
+    async def _pump_socket(self, descriptor: int) -> None:
         engine = self._engine
-        descriptor = socket.fileno()
         octets = shared_octets()
-        buffers = [memoryview(octets)]
+        buffers = [octets.data]
         while True:
-            await self._wait_until_reading()
-            await trio.lowlevel.wait_readable(socket)
+            if self._resumed is not None:
+                await self._wait_until_reading()
+            await trio.lowlevel.wait_readable(descriptor)
             try:
                 count = os.readv(descriptor, buffers)
             except BlockingIOError:
@@ -219,11 +219,11 @@ class StreamDriver:
         if self._has_ended_writing:
             return
         self._has_ended_writing = True
-        if self._socket is None:
+        if not isinstance(self._stream, trio.SocketStream):
             self._start(self._lose_after, LINGER, "the connection failed")
             return
         try:
-            self._socket.shutdown(trio.socket.SHUT_WR)
+            self._stream.socket.shutdown(trio.socket.SHUT_WR)
         except OSError as error:
             self._lose(f"shutting down failed: {error.strerror}")
 
@@ -236,6 +236,8 @@ class StreamDriver:
 
     async def _drop(self) -> None:
         """Close the transport: with a TLS farewell if all went well."""
+        self._descriptor = None  # the number may soon be another connection's
+        self.is_broken = True
         self._engine.outbound.clear()
         self._sink.make_room()
         if self._engine.phase is Phase.CLOSED:
@@ -245,16 +247,12 @@ class StreamDriver:
 
     # Writing.
 
-    def _write_now(self, socket: trio.socket.SocketType) -> None:
+    def _write_now(self, descriptor: int) -> None:
         """Give the kernel what it takes without waiting."""
         outbound = self._engine.outbound
         try:
             while outbound.size:
-                chunks = outbound.peek()
-                count = os.writev(socket.fileno(), chunks)
-                outbound.consume(count)
-                if count < sum(map(len, chunks)):
-                    break
+                outbound.consume(os.writev(descriptor, outbound.peek()))
         except BlockingIOError:
             pass
         except OSError as error:
@@ -277,9 +275,9 @@ class StreamDriver:
                 self._is_writing = False
                 self._settle()
                 await self._writer.wait()
-            elif self._socket is not None:
-                await trio.lowlevel.wait_writable(self._socket)
-                self._write_now(self._socket)
+            elif self._descriptor is not None:
+                await trio.lowlevel.wait_writable(self._descriptor)
+                self._write_now(self._descriptor)
             else:
                 await self._send_some()
             self._sink.make_room()
@@ -336,10 +334,10 @@ class Bell:
         self._has_rung = False
 
 
-def plain_socket(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
-    """Return the socket behind *stream* if readv and writev may be used on it."""
+def plain_descriptor(stream: trio.abc.Stream) -> int | None:
+    """Return the descriptor behind *stream* if readv and writev may be used on it."""
     if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
-        return stream.socket
+        return stream.socket.fileno()
     return None
 
 

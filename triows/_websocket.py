@@ -353,7 +353,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     def deliver(self, events: Iterable[Event]) -> None:
         """Take what was received; for the driver."""
         for event in events:
-            if isinstance(event, Message):
+            if type(event) is Message:
                 self._admit(event)
             elif isinstance(event, Ponged):
                 self._answer(event.payload)
@@ -468,12 +468,14 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         return ConnectionBroken(reason.code, reason.reason)
 
 
+# Members of an IntEnum are slow to compute with.
+_TEXT, _BINARY = int(Opcode.TEXT), int(Opcode.BINARY)
 _CLEAN = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
 
 
 def _encode(message: Payload) -> tuple[int, bytes]:
     if isinstance(message, str):
-        return Opcode.TEXT, message.encode()
-    if isinstance(message, bytes | bytearray | memoryview):
-        return Opcode.BINARY, bytes(message)
+        return _TEXT, message.encode()
+    if isinstance(message, (bytes, bytearray, memoryview)):
+        return _BINARY, bytes(message)
     raise TypeError(f"a message is str or bytes, not {type(message).__name__}")

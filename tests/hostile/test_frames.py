@@ -128,8 +128,7 @@ async def test_item_13_a_bad_frame_fails_its_connection_alone(serve: Serve, bad:
     seen: list[str | bytes] = []
 
     async def listen(ws: triows.WebSocket) -> None:
-        async for message in ws:
-            seen.append(message)
+        seen.extend([message async for message in ws])
 
     served = await serve(listen)
     bystander = await served.connect()

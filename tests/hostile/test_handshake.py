@@ -1,5 +1,6 @@
 """What a server withstands before a WebSocket is open (threat model, items 1-9)."""
 
+import contextlib
 import itertools
 import logging
 import time
@@ -188,10 +189,8 @@ SMUGGLED = build_request().replace(b"/chat", b"/smuggled")
 async def test_item_5_a_malformed_request_is_never_tunnelled(serve: Serve, request_: bytes):
     """After a 400 the connection closes: what follows is neither request nor frame."""
     peer = await (await serve()).open()
-    try:
+    with contextlib.suppress(trio.BrokenResourceError):
         await peer.send(request_ + SMUGGLED + build_frame(PING, b"smuggled"))
-    except trio.BrokenResourceError:
-        pass
     answer = await peer.receive_answer()
     assert answer.status in {400, 501}
     rest = await peer.receive_end()
@@ -249,10 +248,8 @@ async def test_item_7_octets_after_a_refused_head_are_thrown_away(serve: Serve):
         peer = await served.open()
         await peer.send(octets[:cut])
         await trio.testing.wait_all_tasks_blocked()
-        try:
+        with contextlib.suppress(trio.BrokenResourceError):
             await peer.send(octets[cut:])
-        except trio.BrokenResourceError:
-            pass
         assert (await peer.receive_answer()).status == 426, cut
         assert await peer.receive_end() == b"", cut
 
@@ -260,9 +257,9 @@ async def test_item_7_octets_after_a_refused_head_are_thrown_away(serve: Serve):
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\rb", "a\nb", "a\0b"])
 def test_item_8_no_field_can_smuggle_another(value: str):
     """A line end or NUL in an outgoing field is a ValueError before anything is sent."""
-    with pytest.raises(ValueError, match="X-Value|value|header|field"):
+    with pytest.raises(ValueError, match=r"(?i)value|header|field"):
         triows.Accept(headers=[("X-Value", value)])
-    with pytest.raises(ValueError, match="X-Value|value|header|field"):
+    with pytest.raises(ValueError, match=r"(?i)value|header|field"):
         triows.HTTPResponse(status=200, headers=[("X-Value", value)], body=b"")
 
 

@@ -95,7 +95,7 @@ class Engine:
         self._time.last_heard = now
         try:
             for octets, pieces in self._reader.read(own_octets(buffer)):
-                self._take_batch(memoryview(octets), pieces, now, events)
+                self._take_batch(octets.data, pieces, now, events)
         except ProtocolError as error:
             self._fail(error, now, events)
         self._note_incomplete(now)

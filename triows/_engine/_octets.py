@@ -21,21 +21,19 @@ def writable_octets(buffer: Writable) -> Octets:
     Raises:
         TypeError: it is read-only or not contiguous; nothing was done.
     """
-    if type(buffer) is np.ndarray and buffer.dtype == np.uint8 and buffer.ndim == 1:
-        octets = buffer
-    else:
-        view = memoryview(buffer)
-        if not view.c_contiguous:
-            raise TypeError("the buffer is not contiguous")
-        octets = np.frombuffer(view, np.uint8)
-    if not (octets.flags.writeable and octets.flags.c_contiguous):
+    view = buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)
+    if view.readonly or not view.c_contiguous:
         raise TypeError("the buffer is read-only or not contiguous: pass a bytearray")
-    return octets
+    if isinstance(buffer, np.ndarray) and view.format == "B" and view.ndim == 1:
+        return buffer
+    return np.frombuffer(view, np.uint8)
 
 
 def own_octets(buffer: Readable) -> Octets:
     """Return *buffer* as octets that a kernel may change, copying where it is read-only."""
     if isinstance(buffer, bytes):
         return np.frombuffer(bytearray(buffer), np.uint8)
+    if isinstance(buffer, np.ndarray):
+        return writable_octets(buffer)
     view = memoryview(buffer)
     return writable_octets(bytearray(view) if view.readonly else view)

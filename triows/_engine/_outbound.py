@@ -59,8 +59,11 @@ class Outbound:
 
     def consume(self, count: int) -> None:
         """Forget the first *count* octets, 0..size: the transport has them."""
-        self.size -= count
         chunks = self._chunks
+        if count == self.size:
+            chunks.clear()
+            self.size = count = 0
+        self.size -= count
         while count:
             first = chunks[0]
             if count < len(first):

@@ -1,73 +1,188 @@
-from triows._kernels._registry import kernel
+"""Frame headers, read and written (RFC 6455 §5.2, §5.5).
 
-FIN, RSV, OPCODE, MASKED, KEY, HEADER_SIZE, PAYLOAD_SIZE = range(7)
-FIELD_COUNT = 7
+Judged here is what a header alone shows to be wrong whoever sent it: the RSV
+bits and the direction of masking depend on the connection, and are `scan`'s.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from triows._kernels._faults import (
+    FRAGMENTED_CONTROL,
+    LENGTH_NOT_MINIMAL,
+    LENGTH_TOP_BIT,
+    LONG_CONTROL,
+    RESERVED_OPCODE,
+)
+from triows._kernels._libc import Octets
+from triows._kernels._registry import READ_ONLY, kernel
+from triows._spec import MAX_CONTROL_PAYLOAD
+
+FIN: Final = 0
+RSV: Final = 1
+OPCODE: Final = 2
+MASKED: Final = 3
+KEY: Final = 4
+HEADER_SIZE: Final = 5
+PAYLOAD_SIZE: Final = 6
+FIELDS: Final = 7
+"""How many fields `read_header` sets."""
+
+_TWO_OCTETS: Final = 126
+_EIGHT_OCTETS: Final = 127
 
 
-@kernel("")
-def read_header(o, start, stop, f):
-    n = stop - start
-    b0 = int(o[start])
-    op = b0 & 15
-    if op in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15):
-        return -1
-    if op >= 8 and b0 < 128:
-        return -3
-    f[0] = b0 >> 7
-    f[1] = (b0 >> 4) & 7
-    f[2] = op
-    if n < 2:
-        return 2
-    b1 = int(o[start + 1])
-    l = b1 & 127
-    if op >= 8 and l > 125:
-        return -2
-    need = 2 + (2 if l == 126 else 8 if l == 127 else 0) + (4 if b1 >= 128 else 0)
-    if n < need:
-        return need
-    p = start + 2
-    if l == 126:
-        l = (int(o[p]) << 8) | int(o[p + 1])
-        p += 2
-        if l < 126:
-            return -4
-    elif l == 127:
-        if o[p] >= 128:
-            return -5
-        l = 0
-        for i in range(8):
-            l = (l << 8) | int(o[p + i])
-        p += 8
-        if l < 65536:
-            return -4
-    f[3] = b1 >> 7
-    f[4] = -1
-    if b1 >= 128:
-        f[4] = int(o[p]) | int(o[p + 1]) << 8 | int(o[p + 2]) << 16 | int(o[p + 3]) << 24
-    f[5] = need
-    f[6] = l
+@kernel(f"int64({READ_ONLY}, int64, int64, int64)")
+def judge_length(octets: Octets, start: int, available: int, length: int) -> int:
+    """Judge an extended payload length as far as it is there (RFC 6455 §5.2).
+
+    octets     uint8 (n,), C-contiguous; read only
+    start      offset of the extended length
+    available  octets that are there from *start*, >= 0; unchecked
+    length     what the 7-bit length says, 0..127
+
+    Returns 0 while nothing is wrong, else LENGTH_TOP_BIT or LENGTH_NOT_MINIMAL.
+    """
+    if length == _TWO_OCTETS and available >= 2:
+        if octets[start] == 0 and octets[start + 1] < _TWO_OCTETS:
+            return LENGTH_NOT_MINIMAL
+    elif length == _EIGHT_OCTETS and available >= 1:
+        if octets[start] >= 0x80:
+            return LENGTH_TOP_BIT
+        if available >= 6:
+            for i in range(start, start + 6):
+                if octets[i] != 0:
+                    return 0
+            return LENGTH_NOT_MINIMAL
     return 0
 
 
-@kernel("")
-def write_header(o, start, first, size, key):
-    o[start] = first
-    m = 128 if key >= 0 else 0
-    p = start + 2
-    if size < 126:
-        o[start + 1] = m | size
-    elif size < 65536:
-        o[start + 1] = m | 126
-        o[p] = size >> 8
-        o[p + 1] = size & 255
-        p += 2
+@kernel(f"int64({READ_ONLY}, int64, int64)")
+def judge_start(octets: Octets, start: int, available: int) -> int:
+    """Judge a header's first two octets as far as they are there (RFC 6455 §5.2, §5.5).
+
+    octets     uint8 (n,), C-contiguous; read only
+    start      offset of the header
+    available  octets that are there from *start*, >= 0; unchecked
+
+    Returns 0 while nothing is wrong, else RESERVED_OPCODE, FRAGMENTED_CONTROL
+    or LONG_CONTROL.
+    """
+    if available < 1:
+        return 0
+    first = int(octets[start])
+    if first & 0x7 > 2:
+        return RESERVED_OPCODE
+    if first & 0x8 == 0:
+        return 0
+    if first & 0x80 == 0:
+        return FRAGMENTED_CONTROL
+    if available >= 2 and int(octets[start + 1]) & 0x7F > MAX_CONTROL_PAYLOAD:
+        return LONG_CONTROL
+    return 0
+
+
+@kernel(f"int64({READ_ONLY}, int64, int64)")
+def read_number(octets: Octets, start: int, size: int) -> int:
+    """Read an unsigned number in network order (RFC 6455 §5.2).
+
+    octets  uint8 (n,), C-contiguous; read only
+    start   offset
+    size    octets, 0..8, the number's top bit clear; unchecked
+
+    Returns the number, 0..2**63 - 1.
+    """
+    number = 0
+    for i in range(start, start + size):
+        number = (number << 8) | int(octets[i])
+    return number
+
+
+@kernel(f"int64({READ_ONLY}, int64, int64, int64[::1])")
+def read_header(octets: Octets, start: int, stop: int, fields: npt.NDArray[np.int64]) -> int:
+    """Read one frame header, refusing it as early as possible (RFC 6455 §5.2, §5.5).
+
+    octets       uint8 (n,), C-contiguous; read only
+    start, stop  offsets, 0 <= start <= stop <= n; unchecked
+    fields       int64 (FIELDS,) or longer; set only when the header is whole:
+                 FIN 0 or 1; RSV 0..7, RSV1 highest; OPCODE; MASKED 0 or 1;
+                 KEY the four mask octets, the first one lowest, or -1;
+                 HEADER_SIZE 2..14 octets; PAYLOAD_SIZE 0..2**63 - 1 octets
+
+    Returns 0 for a whole header, n > 0 when at least n octets counted from
+    *start* are needed, or RESERVED_OPCODE, FRAGMENTED_CONTROL, LONG_CONTROL,
+    LENGTH_TOP_BIT or LENGTH_NOT_MINIMAL from the first octet that shows it.
+    """
+    available = stop - start
+    fault = judge_start(octets, start, available)
+    if fault < 0:
+        return fault
+    if available < 2:
+        return 2
+    second = int(octets[start + 1])
+    length = second & 0x7F
+    fault = judge_length(octets, start + 2, available - 2, length)
+    if fault < 0:
+        return fault
+
+    extended = 8 if length == _EIGHT_OCTETS else 2 if length == _TWO_OCTETS else 0
+    is_masked = second >> 7
+    header_size = 2 + extended + 4 * is_masked
+    if available < header_size:
+        return header_size
+
+    first = int(octets[start])
+    fields[FIN] = first >> 7
+    fields[RSV] = (first >> 4) & 7
+    fields[OPCODE] = first & 0xF
+    fields[MASKED] = is_masked
+    fields[KEY] = -1
+    if is_masked:
+        at = start + header_size - 4
+        fields[KEY] = (
+            int(octets[at])
+            | int(octets[at + 1]) << 8
+            | int(octets[at + 2]) << 16
+            | int(octets[at + 3]) << 24
+        )
+    fields[HEADER_SIZE] = header_size
+    fields[PAYLOAD_SIZE] = read_number(octets, start + 2, extended) if extended else length
+    return 0
+
+
+@kernel("int64(uint8[::1], int64, int64, int64, int64)")
+def write_header(octets: Octets, start: int, first_octet: int, payload_size: int, key: int) -> int:
+    """Write one frame header with a minimal length (RFC 6455 §5.2).
+
+    octets        uint8 (n,), C-contiguous
+    start         offset, 0 <= start <= n - 14, or less room if the header is
+                  known to be shorter; unchecked
+    first_octet   FIN, RSV1 to RSV3 and opcode, 0..255
+    payload_size  octets, 0..2**63 - 1
+    key           the four mask octets, the first one lowest, 0..2**32 - 1;
+                  -1 for no mask
+
+    Returns the header's size, 2..14 octets.
+    """
+    octets[start] = first_octet
+    mask_bit = 0x80 if key >= 0 else 0
+    extended = 0
+    if payload_size < _TWO_OCTETS:
+        octets[start + 1] = mask_bit | payload_size
+    elif payload_size < 1 << 16:
+        octets[start + 1] = mask_bit | _TWO_OCTETS
+        extended = 2
     else:
-        o[start + 1] = m | 127
-        for i in range(8):
-            o[p + i] = (size >> (56 - 8 * i)) & 255
-        p += 8
+        octets[start + 1] = mask_bit | _EIGHT_OCTETS
+        extended = 8
+    at = start + 2
+    for i in range(extended):
+        octets[at + i] = (payload_size >> 8 * (extended - 1 - i)) & 0xFF
+    at += extended
     if key >= 0:
         for i in range(4):
-            o[p + i] = (key >> (8 * i)) & 255
-        p += 4
-    return p - start
+            octets[at + i] = (key >> 8 * i) & 0xFF
+        at += 4
+    return at - start

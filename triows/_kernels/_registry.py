@@ -1,31 +1,246 @@
+"""The kernels by name, with the signatures that they may be compiled for.
+
+A kernel is declared with `kernel` and compiled by `warm_up`, never at import
+and never for a signature that was not declared: afterwards an array of another
+dtype is a TypeError, where numba would otherwise stop every connection for the
+seconds of a compilation. numba still coerces scalars without a word (1.5 becomes
+1), so that callers check those.
+
+Kernels are compiled in the order of their declaration, hence the inner before
+the outer. Compiled code is kept by `_cache`, whose directory is named after all
+sources: a kernel is compiled anew when one that it calls has changed. numba's own
+cache looks only at the file in which the outer one stands, and unpickles
+whatever it finds.
+
+Under ``NUMBA_DISABLE_JIT=1`` a kernel is the plain Python function.
+"""
+
+import hashlib
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+import attrs
 import numba
+from numba.core import caching, sigutils
+from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
+
+from triows._kernels import _cache
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+JIT: Final = not numba.config.DISABLE_JIT
+"""Whether kernels are compiled; if not, they are plain Python functions."""
+
+READ_ONLY: Final = "Array(uint8, 1, 'C', readonly=True)"
+"""The type of octets that a kernel only reads; writable ones are accepted too."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with the number of a kernel, how many there are, and its name."""
 
 
-def kernel(*sigs):
-    def deco(f):
-        return numba.njit(nogil=True)(f)
+@attrs.frozen(kw_only=True)
+class Kernel:
+    """A declared kernel."""
 
-    return deco
-
-
-def warm_up(progress=None):
-    return None
-
-
-def ensure_warm():
-    pass
+    name: str
+    signatures: tuple[str, ...]
+    dispatcher: Any  # numba's, or the plain function where nothing is compiled
+    py_func: Callable[..., Any]
 
 
-def is_warm():
-    return True
+@attrs.frozen(kw_only=True)
+class Timing:
+    """What it took to make one kernel ready."""
+
+    name: str
+    seconds: float
+    is_cached: bool
 
 
-WarmUp = object
+@attrs.frozen(kw_only=True)
+class WarmUp:
+    """What `warm_up` did.
+
+    ``directory`` is where compiled kernels are kept, None if nowhere;
+    ``is_compiled`` is False where kernels run as plain Python.
+    """
+
+    kernels: tuple[Timing, ...]
+    seconds: float
+    directory: Path | None
+    is_compiled: bool
 
 
-def clear_cache():
-    pass
+class Registry:
+    """Kernels that become ready together."""
+
+    def __init__(self) -> None:
+        self._kernels: list[Kernel] = []
+        self._timings: list[Timing] = []  # of the kernels that are ready
+        self._lock = threading.Lock()
+        self._done: WarmUp | None = None
+
+    def registered(self) -> tuple[Kernel, ...]:
+        """The kernels in the order of their declaration."""
+        return tuple(self._kernels)
+
+    def kernel(self, *signatures: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+        """Declare a kernel and the *signatures* that it is compiled for.
+
+        Used before `warm_up`, the kernel warms up itself and all others.
+        """
+
+        def declare(function: Callable[_P, _R]) -> Callable[_P, _R]:
+            # error_model: kernels never raise, not even on division by zero.
+            dispatcher: Any = (
+                numba.njit(nogil=True, error_model="numpy")(function) if JIT else function
+            )
+            if JIT:
+                # What numba calls for arguments that it has no compiled code for.
+                dispatcher._compile_for_args = lambda *_, **__: self._warm(dispatcher)  # noqa: SLF001 - numba offers no hook for this
+            self._kernels.append(
+                Kernel(
+                    name=function.__name__,
+                    signatures=signatures,
+                    dispatcher=dispatcher,
+                    py_func=function,
+                )
+            )
+            self._done = None
+            ready: Callable[_P, _R] = dispatcher
+            return ready
+
+        return declare
+
+    def ensure_warm(self) -> None:
+        """Make every kernel ready, unless that was done."""
+        if self._done is None:
+            self.warm_up()
+
+    def warm_up(self, progress: Progress | None = None) -> WarmUp:
+        """Make every kernel ready: load it from the cache, or compile it and keep it.
+
+        Afterwards no kernel compiles again. A second call returns at once;
+        threads that call together wait for the one that works.
+
+        Args:
+            progress: called as each kernel is begun; it must not call a kernel.
+
+        Returns:
+            The seconds that each kernel took, and where they are kept.
+
+        Warns:
+            CacheWarning: the cache may not be used; everything was compiled.
+        """
+        with self._lock:
+            if self._done is None:
+                self._done = self._make_ready(progress) if JIT else _plain()
+            return self._done
+
+    def _make_ready(self, progress: Progress | None) -> WarmUp:
+        begin = time.perf_counter()
+        with _cache.open_store() as store:
+            # Goes on where an earlier call was interrupted.
+            for kernel in self._kernels[len(self._timings) :]:
+                if progress is not None:
+                    progress(len(self._timings) + 1, len(self._kernels), kernel.name)
+                self._timings.append(_compile(kernel, store))
+        return WarmUp(
+            kernels=tuple(self._timings),
+            seconds=time.perf_counter() - begin,
+            directory=store.path if store is not None else None,
+            is_compiled=True,
+        )
+
+    def _warm(self, dispatcher: Any) -> Any:
+        self.ensure_warm()
+        return dispatcher  # numba calls again what it is given
 
 
-def cache_directory():
-    return None
+class _Overloads(caching._Cache):  # type: ignore[misc]  # noqa: SLF001 - numba's interface for caches has no public name
+    """The compiled code of one kernel in a store, for numba to load and save."""
+
+    def __init__(self, kernel: Kernel, store: _cache.Store) -> None:
+        self._kernel = kernel
+        self._store = store
+        self.loads = 0
+
+    @property
+    def cache_path(self) -> str:
+        return str(self._store.path)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compile result for *sig*, or None if there is none that works.
+
+        numba's own cache refreshes the target context first, which takes a
+        quarter of a second. Machine code needs its runtime, not its typing rules.
+        """
+        rtsys.initialize(target_context)
+        name = self._name(sig)
+        data = self._store.load(name)
+        if data is None:
+            return None
+        try:
+            result = CompileResult._rebuild(target_context, *pickle.loads(data))  # noqa: SLF001, S301 - numba's own way; the store vouches for the octets
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, compiling helps
+            self._store.discard(name)
+            return None
+        self.loads += 1
+        return result
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep the compile result *data* for *sig*."""
+        if data.library.has_dynamic_globals:  # addresses of this process are compiled in
+            return
+        try:
+            self._store.save(self._name(sig), caching.dumps(data._reduce()))  # noqa: SLF001 - numba's own way
+        except OSError as error:
+            _cache.warn(f"cannot keep {self._kernel.name}: {error}")
+
+    def enable(self) -> None:
+        """Do nothing: it is always enabled."""
+
+    def disable(self) -> None:
+        """Do nothing: it is always enabled."""
+
+    def flush(self) -> None:
+        """Do nothing: `clear_cache` empties the store."""
+
+    def _name(self, sig: Any) -> str:
+        # By the types, as the text of a signature may be longer than a file's name.
+        digest = hashlib.sha256(str(sigutils.normalize_signature(sig)).encode()).hexdigest()
+        return f"{self._kernel.name}-{digest[:16]}"
+
+
+def _compile(kernel: Kernel, store: _cache.Store | None) -> Timing:
+    begin = time.perf_counter()
+    dispatcher = kernel.dispatcher
+    overloads = None
+    if store is not None:
+        dispatcher._cache = overloads = _Overloads(kernel, store)  # noqa: SLF001 - numba picks its own directory otherwise
+    for signature in kernel.signatures:
+        dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    return Timing(
+        name=kernel.name,
+        seconds=time.perf_counter() - begin,
+        is_cached=overloads is not None and overloads.loads == len(kernel.signatures),
+    )
+
+
+def _plain() -> WarmUp:
+    return WarmUp(kernels=(), seconds=0.0, directory=None, is_compiled=False)
+
+
+_REGISTRY: Final = Registry()
+
+kernel = _REGISTRY.kernel
+registered = _REGISTRY.registered
+ensure_warm = _REGISTRY.ensure_warm
+warm_up = _REGISTRY.warm_up

@@ -17,7 +17,10 @@ What a row says of a piece that is `WHOLE`, with a header of at least four
 octets before it, is all that a reply in place needs: see `_engine`.
 """
 
-from typing import Final
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from triows._kernels._faults import (
     BAD_CLOSE_CODE,
@@ -32,8 +35,8 @@ from triows._kernels._faults import (
     TOO_MANY_FRAGMENTS,
     UNEXPECTED_RSV,
 )
+from triows._kernels._headers import FIELDS as FIELD_COUNT
 from triows._kernels._headers import (
-    FIELD_COUNT,
     FIN,
     HEADER_SIZE,
     KEY,
@@ -42,12 +45,13 @@ from triows._kernels._headers import (
     RSV,
     read_header,
 )
-from triows._kernels._headers import (
-    MASKED as HEADER_MASKED,
-)
+from triows._kernels._headers import MASKED as HEADER_MASKED
+from triows._kernels._libc import Octets
 from triows._kernels._masking import mask
 from triows._kernels._registry import kernel
 from triows._kernels._utf8 import validate_utf8
+
+Integers: TypeAlias = npt.NDArray[np.int64]
 
 # The state of a connection's scan: int64 (STATE_SIZE,). The first four are settings.
 EXPECT_MASK: Final = 0  # 1: the peer must mask (it is a client); 0: it must not
@@ -95,7 +99,7 @@ RSV1: Final = 4
 
 
 @kernel("int64(int64[::1])")
-def admit_data(state):
+def admit_data(state: Integers) -> int:
     """Check the data frame in state[FIELDS:] against the message under way (§5.4, §5.2).
 
     state  int64 (STATE_SIZE,); the message's fields are updated
@@ -133,7 +137,7 @@ def admit_data(state):
 
 
 @kernel("int64(uint8[::1], int64, int64[::1], int64[::1])")
-def take_piece(octets, stop, state, row):
+def take_piece(octets: Octets, stop: int, state: Integers, row: Integers) -> int:
     """Take what octets[row[ROW_START]:stop] holds of the data frame under way (§5.3, §5.6).
 
     octets  uint8 (n,); what is taken is unmasked in place
@@ -168,7 +172,7 @@ def take_piece(octets, stop, state, row):
 
 
 @kernel("int64(uint8[::1], int64, int64)")
-def check_close(octets, start, stop):
+def check_close(octets: Octets, start: int, stop: int) -> int:
     """Check the unmasked payload of a Close frame (RFC 6455 §5.5.1, §7.4).
 
     octets       uint8 (n,); read only
@@ -190,7 +194,7 @@ def check_close(octets, start, stop):
 
 
 @kernel("int64(uint8[::1], int64[::1], int64[::1])")
-def take_control(octets, state, row):
+def take_control(octets: Octets, state: Integers, row: Integers) -> int:
     """Take the whole control frame that `open_frame` has found (§5.5).
 
     octets  uint8 (n,); the payload is unmasked in place
@@ -211,7 +215,7 @@ def take_control(octets, state, row):
 
 
 @kernel("int64(uint8[::1], int64, int64, int64[::1], int64[::1])")
-def open_frame(octets, start, stop, state, row):
+def open_frame(octets: Octets, start: int, stop: int, state: Integers, row: Integers) -> int:
     """Read the header at *start* and admit its frame (RFC 6455 §5.1 to §5.5).
 
     octets       uint8 (n,); read only
@@ -245,7 +249,7 @@ def open_frame(octets, start, stop, state, row):
 
 
 @kernel("int64(uint8[::1], int64, int64, int64[::1], int64[:,::1])")
-def scan(octets, start, stop, state, table):
+def scan(octets: Octets, start: int, stop: int, state: Integers, table: Integers) -> int:
     """Describe octets[start:stop] as pieces of frames (RFC 6455 §5).
 
     octets       uint8 (n,); payloads are unmasked in place
