@@ -64,3 +64,21 @@ def test_the_reference_lists_every_public_name() -> None:
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
     assert listed == set(triows.__all__)
+
+
+def test_each_threat_has_the_tests_that_it_claims() -> None:
+    """A numbered item that points to a file has at least one test of its number there."""
+    page = (ROOT / "docs/explanation/threat-model.md").read_text()
+    claims = re.findall(r"^\| (\d+) \|.*\| `(tests/[\w/]+\.py)` \|$", page, re.MULTILINE)
+
+    assert claims
+    for item, path in claims:
+        assert f"def test_item_{item}_" in (ROOT / path).read_text(), item
+
+
+def test_each_item_is_listed_once() -> None:
+    """The threat model's items are numbered from 1 without a gap."""
+    page = (ROOT / "docs/explanation/threat-model.md").read_text()
+    items = [int(item) for item in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)]
+
+    assert items == list(range(1, len(items) + 1))
