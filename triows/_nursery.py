@@ -11,16 +11,14 @@ async def unwrapped_nursery() -> AsyncIterator[trio.Nursery]:
     """Open a nursery; a group of one exception is replaced by that exception.
 
     Only where the tasks inside are triows' own: there the group would tell the
-    caller of a nursery that is none of its business. Two exceptions at once stay a
-    group.
+    caller of a nursery that is none of its business. A group that the body itself
+    raised stays what it was, and so do several exceptions at once.
     """
     try:
         async with trio.open_nursery() as nursery:
             yield nursery
     except BaseExceptionGroup as group:
-        lone = group
-        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
-            lone = lone.exceptions[0]
-        if lone is group:
+        if len(group.exceptions) > 1:
             raise
+        lone = group.exceptions[0]
         raise lone from lone.__cause__

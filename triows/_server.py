@@ -64,7 +64,7 @@ class Server:
     """A running server, as `serve` hands it to whoever started it."""
 
     _settings: _Settings
-    _listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
+    _listeners: Sequence[trio.abc.Listener[Any]]
     _budget: Budget = attrs.field(init=False)
     _websockets: set[WebSocket] = attrs.field(init=False, factory=set)
     _farewells: set[trio.CancelScope] = attrs.field(init=False, factory=set)
@@ -220,7 +220,7 @@ class Server:
         return WebSocket(stream, engine, limits=self._settings.limits, opening=opening)
 
 
-async def serve(
+async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
     handler: Handler,
     port: int,
     *,
@@ -271,7 +271,7 @@ async def serve(
     """
     check_driver(driver)
     await warm_up_in_thread()
-    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
+    listeners: Sequence[trio.abc.Listener[Any]]
     if ssl_context is None:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
     else:
@@ -293,9 +293,9 @@ async def serve(
     )
 
 
-async def serve_listeners(
+async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
     handler: Handler,
-    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+    listeners: Sequence[trio.abc.Listener[Any]],
     *,
     on_request: OnRequest | None = None,
     origins: Collection[str | None] | None = None,
@@ -331,7 +331,7 @@ async def serve_listeners(
         nursery.start_soon(server.stop_in_order)
         task_status.started(server)
         await trio.serve_listeners(
-            server.serve_connection, listeners, handler_nursery=handler_nursery or nursery
+            server.serve_connection, list(listeners), handler_nursery=handler_nursery or nursery
         )
     raise AssertionError("trio.serve_listeners never returns")
 

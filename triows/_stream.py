@@ -187,9 +187,7 @@ class StreamDriver:
 
     def _rearm(self) -> None:
         """Wake the watch earlier if need be; that it wakes too early does no harm."""
-        deadline = self._engine.next_deadline()
-        if deadline < self._alarm.deadline:
-            self._alarm.deadline = deadline
+        self._alarm.deadline = min(self._alarm.deadline, self._engine.next_deadline())
 
     def _react(self, events: Iterable[Event]) -> None:
         """Do what follows from the engine's having been told something."""

@@ -25,13 +25,11 @@ from triows._engine import (
     Closed,
     Engine,
     Event,
-    Failed,
     Lost,
     Message,
     Phase,
     Ponged,
     Request,
-    close_payload,
 )
 from triows._errors import TriowsError
 from triows._options import Limits
@@ -458,8 +456,8 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     def _raise_ended(self) -> NoReturn:
         if self._is_closed_here:
             raise trio.ClosedResourceError("this WebSocket was closed")
-        reason = self.close_reason
-        if isinstance(self._engine.outcome, Closed) and reason.code in _CLEAN:
+        outcome = self._engine.outcome
+        if isinstance(outcome, Closed) and outcome.code in _CLEAN:
             raise trio.EndOfChannel
         raise self._broken()
 

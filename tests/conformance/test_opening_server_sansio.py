@@ -25,7 +25,7 @@ SMALL = Limits(max_request_line=64, max_header=256, max_header_fields=8)
 
 
 def opening(line="GET /chat HTTP/1.1", *extra, **changed):
-    """Write an opening handshake; *changed* replaces fields (None drops one), *extra* adds lines."""
+    """Write an opening handshake; *changed* replaces or drops fields, *extra* adds lines."""
     fields = dict(BASE)
     for name, value in changed.items():
         fields[name.replace("_", "-")] = value

@@ -92,7 +92,7 @@ class Engine:
         events: list[Event] = []
         if self.phase not in _LISTENING:
             return events
-        self._time.last_heard = now
+        self._time.heard(now)
         try:
             for octets, pieces in self._reader.read(own_octets(buffer)):
                 self._take_batch(octets.data, pieces, now, events)
@@ -110,7 +110,7 @@ class Engine:
         due = self._time.due(self.phase, now)
         events: list[Event] = []
         if due is Due.PING:
-            self._time.ping_since = now
+            self._time.pinged(now)
             self._append(Opcode.PING, KEEPALIVE_PAYLOAD)
         elif due is Due.SLOW_MESSAGE:
             error = ProtocolError(CloseCode.POLICY_VIOLATION, "message not finished in time")

@@ -109,7 +109,10 @@ class HeadReader:
             raise self._malformed()  # llhttp sees its end elsewhere
         if not self._end:
             return False
-        self.head = bytes(self._buffer[: self._end])
+        head = bytes(self._buffer[: self._end])
+        if not head.count(b"\r") == head.count(b"\n") == head.count(b"\r\n"):
+            raise self._malformed()  # llhttp is as strict, unless it is made lenient one day
+        self.head = head
         self.leftover = bytes(self._buffer[self._end :])
         self._buffer.clear()
         return True
@@ -129,7 +132,9 @@ class HeadReader:
                 raise HeadFault(405, "The method is unknown.") from None
             raise HeadFault(400, "This is not HTTP.") from None
         except httptools.HttpParserError:
-            raise self._malformed() from None
+            # Once the head has ended, only what would follow it can be wrong.
+            if not self._heard.is_complete:
+                raise self._malformed() from None
 
     def _malformed(self) -> HeadFault:
         if self._parser.get_http_version() in {"0.0", "0.9", "1.0", "1.1"}:

@@ -43,6 +43,8 @@ class _AnswerHeard(HeadFields):
 
     def on_body(self, octets: bytes) -> None:
         """Keep what is under the limit of the body."""
+        if self.is_over:
+            return  # this belongs to another answer
         self.body += octets[: self._max_body - len(self.body)]
         if len(self.body) == self._max_body:
             self.is_over = True
@@ -226,10 +228,11 @@ class ClientHandshake:
         """Read on in a refusal's body; raises it once there is no more to keep."""
         piece = bytes(octets[: self._readable])
         self._readable -= len(piece)
-        try:
-            self._parser.feed_data(piece)
-        except httptools.HttpParserError:
-            raise self._rejection() from None  # the body is broken off, or has octets behind it
+        if not self._heard.is_over:
+            try:
+                self._parser.feed_data(piece)
+            except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+                self._heard.is_over = True  # the body is malformed, or what follows it is
         if self._heard.is_over or self._readable == 0:
             raise self._rejection()
 

@@ -26,8 +26,6 @@ from triows._engine._request import Request
 from triows._engine._target import is_authority, parse_target
 from triows._options import Limits
 
-_NO_HEADERS = Headers()
-
 _UPGRADE_REQUIRED = HTTPResponse(
     426,
     {"Upgrade": "websocket", "Sec-WebSocket-Version": _spec.VERSION},
@@ -130,14 +128,17 @@ class ServerHandshake:
         """
         if self.request is None or self.refusal is not None or self._is_answered:
             raise RuntimeError("there is no opening handshake to accept")
-        fields = Headers(headers) if headers else _NO_HEADERS
-        refuse_reserved(fields)
+        extra = b""
+        if headers:
+            fields = Headers(headers)
+            refuse_reserved(fields)
+            extra = fields.to_octets()
         chosen = self.choose_subprotocol(subprotocol)
         self._is_answered = True
         answer = _SWITCHING + accept_for(self._key) + b"\r\n"
         if chosen is not None:
             answer += b"Sec-WebSocket-Protocol: " + chosen.encode() + b"\r\n"
-        return answer + fields.to_octets() + b"\r\n"
+        return answer + extra + b"\r\n"
 
     def refuse(self, response: HTTPResponse) -> bytes:
         """Write *response*, after which the connection ends; `leftover` is thrown away.
@@ -164,12 +165,12 @@ class ServerHandshake:
     def _judge(self) -> Request:
         """Make the request of the whole head, or refuse it."""
         reader = self._reader
-        _check_line(reader.start_line())
+        method = _check_line(reader.start_line())
         fields = self._heard.fields
         _check_message(fields)
         is_upgrade = b"websocket" in lowered_members(fields, b"upgrade")
         if is_upgrade:
-            self._judge_upgrade(fields, reader.start_line().split(b" ", 1)[0])
+            self._judge_upgrade(fields, method)
         else:
             self.refusal = _UPGRADE_REQUIRED
         return Request(
@@ -208,8 +209,8 @@ def _refuse(status: int, reason: str, headers: FieldsLike = ()) -> NoReturn:
     raise HandshakeRefused(HTTPResponse(status, headers, f"{reason}\n"))
 
 
-def _check_line(line: bytes) -> None:
-    """Refuse what llhttp lets through in a request line (RFC 9112 §3)."""
+def _check_line(line: bytes) -> bytes:
+    """Refuse what llhttp lets through in a request line (RFC 9112 §3); give the method."""
     words = line.split(b" ")
     if len(words) != 3:
         _refuse(400, "The request line is malformed.")
@@ -223,6 +224,7 @@ def _check_line(line: bytes) -> None:
         parse_target(target.decode("ascii"))
     except ValueError:
         _refuse(400, "The request target is malformed.")
+    return method
 
 
 def _check_message(fields: Fields) -> None:

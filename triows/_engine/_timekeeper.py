@@ -35,6 +35,7 @@ class Timekeeper:
         "_limits",
         "_paused_since",
         "close_since",
+        "is_pinging",
         "last_heard",
         "message_since",
         "ping_since",
@@ -45,9 +46,20 @@ class Timekeeper:
         self._keepalive = keepalive
         self._paused_since: float | None = None
         self.last_heard = now
+        self.is_pinging = False
         self.ping_since = -math.inf
         self.message_since = math.inf
         self.close_since = math.inf
+
+    def heard(self, now: float) -> None:
+        """Note that octets came: any octet is a sign of life."""
+        self.last_heard = now
+        self.is_pinging = False
+
+    def pinged(self, now: float) -> None:
+        """Note that a Ping was sent because of the silence."""
+        self.ping_since = now
+        self.is_pinging = True
 
     def pause(self, now: float) -> None:
         """Note that this side stopped reading: what the peer does cannot be seen."""
@@ -58,7 +70,7 @@ class Timekeeper:
         """Note that reading goes on; the pause is held against no one."""
         if self._paused_since is not None:
             self.message_since += now - self._paused_since
-            self.last_heard = now
+            self.heard(now)
             self._paused_since = None
 
     def next_deadline(self, phase: Phase) -> float:
@@ -79,12 +91,9 @@ class Timekeeper:
             return Due.SLOW_CLOSE
         if now >= self.message_since + self._limits.message_timeout:
             return Due.SLOW_MESSAGE
-        return Due.SILENCE if self._is_pinging() else Due.PING
-
-    def _is_pinging(self) -> bool:
-        return self.ping_since >= self.last_heard
+        return Due.SILENCE if self.is_pinging else Due.PING
 
     def _silence_deadline(self) -> float:
-        if self._is_pinging():
+        if self.is_pinging:
             return self.ping_since + self._keepalive.timeout
         return self.last_heard + self._keepalive.interval
