@@ -162,6 +162,20 @@ def test_a_signal_ends_the_server_gracefully(server, number) -> None:
     assert process.wait(PROMPTLY) == (0, "", "")
 
 
+def test_a_signal_stops_compilation(start, monkeypatch, tmp_path) -> None:
+    """A server that is still compiling ends gracefully, before the next kernel."""
+    monkeypatch.setenv("TRIOWS_CACHE_DIR", str(tmp_path))
+    process = start("echo")
+    deadline = time.monotonic() + DEADLINE
+    while not list(tmp_path.glob("*/*")):  # until the first kernel is there
+        assert time.monotonic() < deadline
+        select.select([], [], [], 0.01)
+
+    process.signal(signal.SIGTERM)
+
+    assert process.wait(PROMPTLY) == (0, "", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_it_at_once(server, number) -> None:
     """While a peer keeps the graceful end waiting, a second signal ends the process."""
