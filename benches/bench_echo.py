@@ -13,10 +13,7 @@ every octet; a wrong one ends the bench. Linux only.
 
 import argparse
 import contextlib
-import importlib.metadata
-import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -29,6 +26,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 from load import Load, Shape
+from surroundings import describe, keep
 
 HERE = Path(__file__).resolve().parent
 ALL_SHAPES = "100/20,10/1024,10/16384,200/16384,500/16384,10/20x16,100/128x32"
@@ -36,16 +34,6 @@ SERVER_CORE, GENERATOR_CORE = 0, 1
 START_TIMEOUT = 60.0  # seconds from starting a server to its READY line; a cold cache is slow
 WARM_UP = 0.3  # seconds of traffic before the clock starts, on every connection
 SATURATED = 0.9  # share of the time below which a server may have waited for the generator
-PACKAGES = (
-    "triows",
-    "trio",
-    "numba",
-    "websockets",
-    "trio-websocket",
-    "picows",
-    "aiohttp",
-    "uvloop",
-)
 
 COMMANDS: Mapping[str, Sequence[str]] = {
     "triows-auto": (sys.executable, "-m", "triows", "echo", "--port", "0"),
@@ -174,39 +162,6 @@ def ratio(samples: Sequence[Sample], peer: Sequence[Sample]) -> float:
     return statistics.median(a.cpu_us / b.cpu_us for a, b in zip(samples, peer, strict=True))
 
 
-def machine() -> dict[str, object]:
-    """Describe where this runs."""
-    model = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "load_average": os.getloadavg()[0],
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the version of everything that takes part."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
-
-
-def commit() -> str:
-    """Return the checkout's commit, marked where files differ from it."""
-    result = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=HERE, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return result.stdout.strip()
-
-
 def report(
     shape: Shape, names: Sequence[str], samples: Sequence[Sequence[Sample]], peer: int
 ) -> dict[str, object]:
@@ -275,17 +230,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the bench and keep its figures."""
     args = parse(argv)
-    results = {
-        "command": shlex.join(["python", "benches/bench_echo.py", *(argv or sys.argv[1:])]),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
-        **run(args),
-    }
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    keep({**describe(__file__, argv or sys.argv[1:]), **run(args)}, args.output)
 
 
 if __name__ == "__main__":
