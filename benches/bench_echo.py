@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import attrs
 import numpy as np
@@ -48,6 +49,10 @@ COMMANDS: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 
 
+Times: TypeAlias = dict[str, np.ndarray]
+"""Thread to the seconds that it ran, and waited for a core."""
+
+
 @attrs.frozen(kw_only=True)
 class Server:
     """A running echo server."""
@@ -57,11 +62,21 @@ class Server:
     host: str
     port: int
 
-    def cpu(self) -> np.ndarray:
-        """Return the seconds that its threads ran so far, and that they waited for a core."""
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        rows = [(task / "schedstat").read_text().split()[:2] for task in tasks]
-        return np.array(rows, np.int64).sum(axis=0) / 1e9
+    def cpu(self) -> Times:
+        """Return how long each of its threads ran so far, and waited for a core, in seconds."""
+        return {
+            task.name: np.array((task / "schedstat").read_text().split()[:2], np.int64) / 1e9
+            for task in Path(f"/proc/{self.pid}/task").iterdir()
+        }
+
+
+def difference(after: Times, before: Times) -> np.ndarray:
+    """Return how long a process ran and waited between two readings.
+
+    Thread by thread: one that has ended since takes its past with it, and one that
+    was idle all the time (Trio ends those after a while) would make the sum shrink.
+    """
+    return sum((times - before.get(thread, 0) for thread, times in after.items()), np.zeros(2))
 
 
 @attrs.frozen(kw_only=True)
@@ -127,7 +142,7 @@ def measure(server: Server, shape: Shape, seconds: float) -> Sample:
         own, before, started = time.process_time(), server.cpu(), time.perf_counter()
         tally = load.run(seconds)
         elapsed = time.perf_counter() - started
-        (spent, waited), own = server.cpu() - before, time.process_time() - own
+        (spent, waited), own = difference(server.cpu(), before), time.process_time() - own
     return Sample(
         cpu_us=1e6 * spent / tally.messages,
         rate=tally.messages / tally.seconds,
