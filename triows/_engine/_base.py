@@ -197,9 +197,9 @@ class Engine:
     ) -> None:
         for opcode, flags, start, size, _ in pieces:
             payload = view[start : start + size]
-            if opcode >= Opcode.CLOSE:
+            if opcode >= _CLOSE:
                 self._take_control(opcode, bytes(payload), now, events)
-            elif flags == kernels.WHOLE:
+            elif flags == _WHOLE:
                 events.append(_message(opcode, payload, size))
             else:
                 self._assembly.add(opcode, payload)
@@ -258,6 +258,8 @@ class Engine:
         raise NotImplementedError
 
 
+# Plain names and integers for the path of every message: an IntEnum compares in Python.
+_TEXT, _CLOSE, _WHOLE = int(Opcode.TEXT), int(Opcode.CLOSE), kernels.WHOLE
 _LISTENING = (Phase.OPEN, Phase.CLOSING)
 _NEVER = float("inf")
 
@@ -270,6 +272,6 @@ def parse_close(payload: bytes) -> Closed:
 
 
 def _message(opcode: int, payload: memoryview | bytearray, size: int) -> Message:
-    if opcode == Opcode.TEXT:
+    if opcode == _TEXT:
         return Message(str(payload, "utf-8"), size)
     return Message(bytes(payload), size)

@@ -7,7 +7,7 @@ arrived is handed on at once, frame finished or not.
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +29,8 @@ Piece = list[int]
 """A row of the scan: opcode, flags, start, size, header (see `triows._kernels`)."""
 
 
-class Batch(NamedTuple):
-    """Pieces, and the octets that they lie in, until the next batch is asked for."""
-
-    octets: Octets
-    pieces: list[Piece]
+Batch: TypeAlias = tuple[Octets, list[Piece]]
+"""Pieces, and the octets that they lie in until the next batch is asked for."""
 
 
 class FrameReader:
@@ -76,12 +73,13 @@ class FrameReader:
         while self.carried and start < stop:
             start = self._top_up(octets, start)
             yield from self._read_carry()
-        is_full = True
+        is_full = 1
         while is_full and start < stop:
             pieces, (start, fault, needed, is_full, _) = self._scan(octets, start, stop)
             if pieces:
-                yield Batch(octets, pieces)
-            self._check(fault)
+                yield octets, pieces
+            if fault:
+                raise ProtocolError(*FAULTS[fault])
         if start < stop:
             self._carry = np.empty(_CARRY, np.uint8)
             self.carried = stop - start
@@ -105,8 +103,9 @@ class FrameReader:
         else:
             octets, self._carry, self.carried = self._carry, None, 0
             if pieces:
-                yield Batch(octets, pieces)
-            self._check(fault)
+                yield octets, pieces
+            if fault:
+                raise ProtocolError(*FAULTS[fault])
 
     def _scan(self, octets: Octets, start: int, stop: int) -> tuple[list[Piece], Piece]:
         table = _SPARE_TABLES.pop() if _SPARE_TABLES else _new_table()
@@ -114,11 +113,6 @@ class FrameReader:
         pieces: list[Piece] = table[: rows + 1].tolist()
         _SPARE_TABLES.append(table)
         return pieces, pieces.pop()
-
-    @staticmethod
-    def _check(fault: int) -> None:
-        if fault:
-            raise ProtocolError(*FAULTS[fault])
 
 
 def _new_table() -> npt.NDArray[np.int64]:

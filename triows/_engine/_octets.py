@@ -30,10 +30,14 @@ def writable_octets(buffer: Writable) -> Octets:
 
 
 def own_octets(buffer: Readable) -> Octets:
-    """Return *buffer* as octets that a kernel may change, copying where it is read-only."""
+    """Return *buffer* as octets that a kernel may change, copying where it is read-only.
+
+    An array is taken as it is: a driver passes one for each receive, and the
+    kernels refuse any that is not uint8, writable and contiguous.
+    """
+    if isinstance(buffer, np.ndarray):
+        return buffer
     if isinstance(buffer, bytes):
         return np.frombuffer(bytearray(buffer), np.uint8)
-    if isinstance(buffer, np.ndarray):
-        return writable_octets(buffer)
     view = memoryview(buffer)
     return writable_octets(bytearray(view) if view.readonly else view)
