@@ -32,9 +32,9 @@ def half(number):
     return number / 2
 
 
-def merged(octets):
-    """A kernel as it must not be: int64 and uint64 become a float."""
-    return np.uint64(octets[0]) + np.int64(-1) > 0
+def compared(octets):
+    """A kernel as it must not be: numba compares a uint64 with an int64 as two floats."""
+    return np.uint64(octets[0]) == 0
 
 
 def in_new_process(code, **environment):
@@ -72,14 +72,13 @@ def types_in(function, signature):
     dispatcher = CPUDispatcher(function)
     dispatcher.compile(signature)
     (result,) = dispatcher.overloads.values()
-    yield from (result.signature.return_type, *result.signature.args)
-    for found in result.type_annotation.typemap.values():
-        yield found
-        yield getattr(found, "dtype", found)
-        if isinstance(found, types.BaseTuple):
-            yield from found.types
-        if isinstance(found, types.Callable):
-            yield from (t for s in result.type_annotation.calltypes.values() if s for t in s.args)
+    annotation = result.type_annotation
+    calls = [call for call in annotation.calltypes.values() if call is not None]
+    for signature_found in (result.signature, *calls):
+        yield from (signature_found.return_type, *signature_found.args)
+    for found in annotation.typemap.values():
+        yield from (found, getattr(found, "dtype", found))
+        yield from getattr(found, "types", ())  # of a tuple
 
 
 def floats_in(function, signature):
@@ -94,6 +93,7 @@ def floats_in(function, signature):
 @compiled_only
 def test_no_kernel_knows_a_float():
     """No signature, variable or call of any kernel has a type that is not exact."""
+    _kernels.ensure_warm()  # a cold kernel is compiled for whatever its caller passes
     found = {
         (kernel.name, signature): floats_in(kernel.py_func, signature)
         for kernel in _kernels.registered()
@@ -107,11 +107,11 @@ def test_no_kernel_knows_a_float():
 @compiled_only
 @pytest.mark.parametrize(
     ("function", "signature"),
-    [(half, "int64(int64)"), (half, "float64(int64)"), (merged, "boolean(uint8[::1])")],
+    [(half, "int64(int64)"), (half, "float64(int64)"), (compared, "boolean(uint8[::1])")],
 )
 def test_a_float_would_be_found(function, signature):
     """The test above sees a float in a result, and one that stays inside."""
-    assert floats_in(function, signature) == {types.float64}
+    assert types.float64 in floats_in(function, signature)
 
 
 def test_kernels_are_listed_in_order(registry):
@@ -285,18 +285,15 @@ def test_code_that_cannot_be_cached_is_compiled_each_time(registry):
 @compiled_only
 def test_importing_compiles_nothing():
     """`import triows` and its kernels leave all compilation to the warm-up."""
-    assert (
-        in_new_process("""
+    in_new_process("""
         from numba.core import event
         with event.install_recorder("numba:compile") as compiled:
             import triows
             from triows import _kernels
         assert len(compiled.buffer) == 0
+        assert len(_kernels.registered()) > 0
         assert not any(kernel.dispatcher.signatures for kernel in _kernels.registered())
-        print(len(_kernels.registered()))
     """)
-        >= "4"
-    )
 
 
 @compiled_only
