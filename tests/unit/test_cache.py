@@ -290,6 +290,15 @@ def test_a_pipe_is_replaced(cached):
     assert is_cached()
 
 
+def test_a_directory_in_the_place_of_a_file_is_survived(cached):
+    """What can be neither read nor deleted costs a compilation and a warning."""
+    cached.unlink()
+    cached.mkdir()
+
+    with pytest.warns(CacheWarning, match="cannot keep triple"):
+        assert not is_cached()
+
+
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 1_000, -1])
 def test_a_truncated_file_is_replaced(cached, size):
     """A file cut anywhere is deleted; the kernel is compiled and kept again."""
