@@ -26,3 +26,5 @@ from triows._kernels._scan import STATE_SIZE as STATE_SIZE
 from triows._kernels._scan import WHOLE as WHOLE
 from triows._kernels._scan import scan as scan
 from triows._kernels._utf8 import validate_utf8 as validate_utf8
+from triows._kernels import _slots as slots
+from triows._kernels import _turn
