@@ -29,7 +29,9 @@ _plain_handlers: Final[list[CompiledHandler]] = []
 
 
 # numba runs this while it compiles, which it does not do where coverage is measured.
-def _typed_call(_context: Any, _address: Any, _octets: Any, _opcode: Any) -> Any:  # pragma: no cover
+def _typed_call(
+    _context: Any, _address: Any, _octets: Any, _opcode: Any
+) -> Any:  # pragma: no cover
     """Make the intrinsic that calls a function of numba's by its address."""
     arguments = _SIGNATURE.args
 

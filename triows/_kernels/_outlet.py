@@ -78,7 +78,7 @@ def adjust_interest(loop: Integers, row: Integers, event: Words, slot: int) -> i
     return 0
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)")
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)", inline=True)
 def send_now(loop: Integers, row: Integers, octets: Octets, start: int, size: int) -> int:
     """Send what the kernel takes of octets[start:start + size]; returns the count, or BROKEN."""
     loop[SENDS] += 1
@@ -106,7 +106,9 @@ def enqueue(loop: Integers, row: Integers, octets: Octets, start: int, size: int
                 return BROKEN
             row[QUEUE] = handle
             row[QUEUE_ROOM] = room
-    move(block(row[QUEUE], row[QUEUE_ROOM]), row[QUEUE_START] + row[QUEUE_SIZE], octets, start, size)
+    move(
+        block(row[QUEUE], row[QUEUE_ROOM]), row[QUEUE_START] + row[QUEUE_SIZE], octets, start, size
+    )
     row[QUEUE_SIZE] += size
     loop[QUEUED] += size
     return 0
@@ -123,7 +125,7 @@ def drop_queue(loop: Integers, row: Integers) -> int:
     return 0
 
 
-@kernel("int64(int64[::1], int64[::1], int32[::1], int64, uint8[::1], int64, int64)")
+@kernel("int64(int64[::1], int64[::1], int32[::1], int64, uint8[::1], int64, int64)", inline=True)
 def emit(
     loop: Integers, row: Integers, event: Words, slot: int, octets: Octets, start: int, size: int
 ) -> int:

@@ -90,16 +90,25 @@ class Registry:
         """The kernels in the order of their declaration."""
         return tuple(self._kernels)
 
-    def kernel(self, *signatures: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    def kernel(
+        self, *signatures: str, inline: bool = False
+    ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
         """Declare a kernel and the *signatures* that it is compiled for.
 
         Used before `warm_up`, the kernel warms up itself and all others.
+
+        With *inline*, kernels that call it contain it: an array costs seven words
+        in every call, which counts where a call does little else.
         """
 
         def declare(function: Callable[_P, _R]) -> Callable[_P, _R]:
             # error_model: kernels never raise, not even on division by zero.
             dispatcher: Any = (
-                numba.njit(nogil=True, error_model="numpy")(function) if JIT else function
+                numba.njit(nogil=True, error_model="numpy", inline="always" if inline else "never")(
+                    function
+                )
+                if JIT
+                else function
             )
             if JIT:
                 # What numba calls for arguments that it has no compiled code for.

@@ -71,7 +71,9 @@ _INTERPRETED: Final = {
 def _foreign(name: str, result: str, *arguments: str) -> Any:
     """Return libc's function *name*, for kernels in the mode that they run in."""
     if JIT:
-        return types.ExternalFunction(name, _COMPILED[result](*(_COMPILED[one] for one in arguments)))
+        return types.ExternalFunction(
+            name, _COMPILED[result](*(_COMPILED[one] for one in arguments))
+        )
     function = getattr(ctypes.CDLL(None, use_errno=True), name)
     function.restype = _INTERPRETED[result]
     function.argtypes = [_INTERPRETED[one] for one in arguments]
@@ -132,13 +134,13 @@ else:
     last_error = ctypes.get_errno
 
 
-@kernel("int64(int64)")
+@kernel("int64(int64)", inline=True)
 def outcome(result: int) -> int:
     """Return a system call's *result*, or the negative errno where it failed."""
     return result if result >= 0 else -last_error()
 
 
-@kernel("int64(int64, uint8[::1], int64, int64)")
+@kernel("int64(int64, uint8[::1], int64, int64)", inline=True)
 def receive(descriptor: int, octets: Octets, start: int, size: int) -> int:
     """Receive without waiting (recv(2)).
 
@@ -150,7 +152,7 @@ def receive(descriptor: int, octets: Octets, start: int, size: int) -> int:
     return outcome(_recv(descriptor, np.int64(octets.ctypes.data) + start, size, _DONTWAIT))
 
 
-@kernel("int64(int64, uint8[::1], int64, int64)")
+@kernel("int64(int64, uint8[::1], int64, int64)", inline=True)
 def send(descriptor: int, octets: Octets, start: int, size: int) -> int:
     """Send without waiting and without SIGPIPE (send(2)).
 
@@ -204,7 +206,7 @@ def end_writing(descriptor: int) -> int:
     return outcome(_shutdown(descriptor, _SHUT_WR))
 
 
-@kernel("int64(int64[::1])")
+@kernel("int64(int64[::1])", inline=True)
 def now(clock: Integers) -> int:
     """Return the monotonic time in nanoseconds; *clock* is int64 (2,), room for the call."""
     _clock_gettime(_MONOTONIC, np.int64(clock.ctypes.data))
