@@ -54,7 +54,7 @@ BROKEN: Final = -100
 """The connection is past use and is to be ended; no ending that a peer is told has this code."""
 
 
-@kernel("int64(int64[::1], int64[::1], int32[::1], int64)")
+@kernel("int64(int64[::1], int64[::1], int32[::1], int64)", inner=True)
 def adjust_interest(loop: Integers, row: Integers, event: Words, slot: int) -> int:
     """Ask epoll for what the connection can use now; returns 0 or BROKEN."""
     wanted = 0
@@ -91,7 +91,7 @@ def send_now(loop: Integers, row: Integers, octets: Octets, start: int, size: in
     return BROKEN
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)")
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)", inner=True)
 def enqueue(loop: Integers, row: Integers, octets: Octets, start: int, size: int) -> int:
     """Append octets[start:start + size] to the queue; returns 0, or BROKEN for want of memory."""
     if size > row[QUEUE_ROOM] - row[QUEUE_START] - row[QUEUE_SIZE]:
@@ -114,7 +114,7 @@ def enqueue(loop: Integers, row: Integers, octets: Octets, start: int, size: int
     return 0
 
 
-@kernel("int64(int64[::1], int64[::1])")
+@kernel("int64(int64[::1], int64[::1])", inner=True)
 def drop_queue(loop: Integers, row: Integers) -> int:
     """Forget the queue and free its block; returns 0."""
     loop[QUEUED] -= row[QUEUE_SIZE]
@@ -150,7 +150,7 @@ def emit(
     return adjust_interest(loop, row, event, slot)
 
 
-@kernel("int64(int64[::1], int64[::1], int32[::1], int64)")
+@kernel("int64(int64[::1], int64[::1], int32[::1], int64)", inner=True)
 def flush(loop: Integers, row: Integers, event: Words, slot: int) -> int:
     """Send what the kernel takes of the queue; returns 0, or BROKEN."""
     if row[QUEUE_SIZE] > 0:

@@ -126,7 +126,7 @@ block: Any = intrinsic(_typed_block) if JIT else _plain_block
 if JIT:  # pragma: no cover - as above
     _errno_location = types.ExternalFunction("__errno_location", types.CPointer(types.intc)())
 
-    @kernel("int64()")
+    @kernel("int64()", inner=True)
     def last_error() -> int:
         """Return the errno of this thread's last system call."""
         return np.int64(numba.carray(_errno_location(), 1)[0])
@@ -165,7 +165,7 @@ def send(descriptor: int, octets: Octets, start: int, size: int) -> int:
     return outcome(_send(descriptor, address, size, _DONTWAIT | _NOSIGNAL))
 
 
-@kernel("int64(int64, int32[:,::1], int64)")
+@kernel("int64(int64, int32[:,::1], int64)", inner=True)
 def wait_events(epoll: int, events: Words, timeout: int) -> int:
     """Wait for events (epoll_wait(2)).
 
@@ -194,13 +194,13 @@ def watch(
     return outcome(_epoll_ctl(epoll, action, descriptor, np.int64(event.ctypes.data)))
 
 
-@kernel("int64(int64)")
+@kernel("int64(int64)", inner=True)
 def close(descriptor: int) -> int:
     """Close a descriptor; returns 0 or a negative errno, after which it is closed too."""
     return outcome(_close(descriptor))
 
 
-@kernel("int64(int64)")
+@kernel("int64(int64)", inner=True)
 def end_writing(descriptor: int) -> int:
     """Send a FIN behind what was sent (shutdown(2)); returns 0 or a negative errno."""
     return outcome(_shutdown(descriptor, _SHUT_WR))
@@ -213,7 +213,7 @@ def now(clock: Integers) -> int:
     return clock[0] * 1_000_000_000 + clock[1]
 
 
-@kernel("int64(int64, int64)")
+@kernel("int64(int64, int64)", inner=True)
 def resize(handle: int, size: int) -> int:
     """Make a block *size* octets long, > 0, keeping what it holds (realloc(3)).
 
@@ -225,14 +225,14 @@ def resize(handle: int, size: int) -> int:
     return np.int64(_realloc(handle, size))
 
 
-@kernel("int64(int64)")
+@kernel("int64(int64)", inner=True)
 def release(handle: int) -> int:
     """Free a block, or nothing for 0; returns 0, the handle of none."""
     _free(handle)
     return 0
 
 
-@kernel("void(uint8[::1], int64, uint8[::1], int64, int64)")
+@kernel("void(uint8[::1], int64, uint8[::1], int64, int64)", inner=True)
 def move(target: Octets, start: int, source: Octets, source_start: int, size: int) -> None:
     """Copy *size* octets, which may overlap (memmove(3)); offsets are unchecked."""
     _memmove(

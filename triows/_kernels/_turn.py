@@ -142,7 +142,7 @@ def add_connection(loop: Integers, slots: Integers, event: Words, descriptor: in
     return slot
 
 
-@kernel("int64(int64[::1], int64[::1])")
+@kernel("int64(int64[::1], int64[::1])", inner=True)
 def drop_message(loop: Integers, row: Integers) -> int:
     """Free the block of the message under way; returns 0."""
     loop[s.INCOMPLETE] -= row[s.MESSAGE_STORED]
@@ -152,7 +152,7 @@ def drop_message(loop: Integers, row: Integers) -> int:
     return 0
 
 
-@kernel("int64(int64[::1], int64[:,::1], int32[::1], int64)")
+@kernel("int64(int64[::1], int64[:,::1], int32[::1], int64)", inner=True)
 def end(loop: Integers, slots: Integers, event: Words, slot: int) -> int:
     """Close a connection's socket and free its slot, under another generation; returns 0.
 
@@ -196,7 +196,7 @@ def place(loop: Integers, region: Octets, opcode: int, start: int, size: int) ->
     return 0
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int64)")
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int64)", inner=True)
 def fail(loop: Integers, row: Integers, region: Octets, code: int) -> int:
     """Say goodbye with a Close for *code* behind the replies so far (RFC 6455 §7.1.7).
 
@@ -238,7 +238,7 @@ def ask(loop: Integers, row: Integers, region: Octets, payload: Octets, opcode: 
     return 0
 
 
-@kernel("int64(int64[::1], int64[::1], int64)")
+@kernel("int64(int64[::1], int64[::1], int64)", inner=True)
 def reserve(loop: Integers, row: Integers, size: int) -> int:
     """Make room for *size* more octets of the message under way; returns 0 or an ending.
 
@@ -258,7 +258,7 @@ def reserve(loop: Integers, row: Integers, size: int) -> int:
     return 0
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)")
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)", inner=True)
 def store(loop: Integers, row: Integers, region: Octets, start: int, size: int) -> int:
     """Append region[start:start + size] to the message under way; returns 0 or an ending."""
     result = reserve(loop, row, size)
@@ -280,7 +280,7 @@ def send_replies(loop: Integers, row: Integers, region: Octets, event: Words, sl
     return emit(loop, row, event, slot, region, start, size) if size > 0 else 0
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64)")
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64)", inner=True)
 def finish_message(
     loop: Integers, row: Integers, region: Octets, event: Words, slot: int, opcode: int
 ) -> int:
@@ -302,7 +302,7 @@ def finish_message(
     return result
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int64[::1])")
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int64[::1])", inner=True)
 def serve_control(loop: Integers, row: Integers, region: Octets, found: Integers) -> int:
     """Answer a control frame (RFC 6455 §5.5); returns 0."""
     opcode = found[ROW_OPCODE]
@@ -317,7 +317,7 @@ def serve_control(loop: Integers, row: Integers, region: Octets, found: Integers
     return 0
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64[::1])")
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64[::1])", inner=True)
 def serve_piece(
     loop: Integers, row: Integers, region: Octets, event: Words, slot: int, found: Integers
 ) -> int:
@@ -337,7 +337,7 @@ def serve_piece(
     return result
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)")
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)", inner=True)
 def carry_over(loop: Integers, row: Integers, region: Octets, start: int, stop: int) -> int:
     """Keep region[start:stop], an unfinished header or control frame; returns 0 or an ending."""
     size = stop - start
@@ -357,7 +357,7 @@ def carry_over(loop: Integers, row: Integers, region: Octets, start: int, stop: 
     return 0
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)")
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)", inner=True)
 def serve_plain(loop: Integers, row: Integers, region: Octets, start: int, stop: int) -> int:
     """Serve the frames that need nothing special: whole, masked, unfragmented, up to 64 KiB.
 
@@ -432,7 +432,7 @@ def serve_plain(loop: Integers, row: Integers, region: Octets, start: int, stop:
     return start
 
 
-@kernel(f"int64({_LOOP}, int64, int64, int64)")
+@kernel(f"int64({_LOOP}, int64, int64, int64)", inner=True)
 def serve_octets(
     loop: Integers,
     slots: Integers,
@@ -482,7 +482,7 @@ def note_receive(loop: Integers, row: Integers, count: int) -> int:
     return BROKEN
 
 
-@kernel(f"int64({_LOOP}, int64)")
+@kernel(f"int64({_LOOP}, int64)", inner=True)
 def receive_message(
     loop: Integers, slots: Integers, region: Octets, table: Integers, event: Words, slot: int
 ) -> int:
@@ -530,7 +530,7 @@ def receive_octets(
     return serve_octets(loop, slots, region, table, event, slot, start, s.HEADROOM + count)
 
 
-@kernel(f"int64({_LOOP}, int64, int64)", inline=True)
+@kernel(f"int64({_LOOP}, int64, int64)", inner=True)
 def settle(
     loop: Integers,
     slots: Integers,
@@ -563,7 +563,7 @@ def settle(
     return 0
 
 
-@kernel(f"int64({_LOOP}, int64, int64)")
+@kernel(f"int64({_LOOP}, int64, int64)", inner=True)
 def serve_socket(
     loop: Integers,
     slots: Integers,
@@ -583,10 +583,14 @@ def serve_socket(
             result = receive_message(loop, slots, region, table, event, slot)
         else:
             result = receive_octets(loop, slots, region, table, event, slot)
+    if result == 0 and row[s.PHASE] == s.OPEN:  # as nearly always: without another call
+        result = send_replies(loop, row, region, event, slot)
+        if result == 0:
+            return 0
     return settle(loop, slots, region, table, event, slot, result)
 
 
-@kernel(f"int64({_LOOP}, int64, int64)")
+@kernel(f"int64({_LOOP}, int64, int64)", inline=True)
 def feed(
     loop: Integers,
     slots: Integers,
@@ -605,7 +609,7 @@ def feed(
     return settle(loop, slots, region, table, event, slot, result)
 
 
-@kernel(f"int64({_LOOP}, int64, int64)")
+@kernel(f"int64({_LOOP}, int64, int64)", inline=True)
 def dismiss(
     loop: Integers,
     slots: Integers,
@@ -621,7 +625,7 @@ def dismiss(
     return 0
 
 
-@kernel(f"int64({_LOOP}, int64)")
+@kernel(f"int64({_LOOP}, int64)", inner=True)
 def check_deadlines(
     loop: Integers, slots: Integers, region: Octets, table: Integers, event: Words, slot: int
 ) -> int:
@@ -648,7 +652,7 @@ def check_deadlines(
     return settle(loop, slots, region, table, event, slot, result)
 
 
-@kernel(f"int64({_LOOP})")
+@kernel(f"int64({_LOOP})", inline=True)
 def sweep(loop: Integers, slots: Integers, region: Octets, table: Integers, event: Words) -> int:
     """Look at the deadlines of all connections; returns 0.
 
@@ -662,7 +666,7 @@ def sweep(loop: Integers, slots: Integers, region: Octets, table: Integers, even
     return 0
 
 
-@kernel(f"int64({_LOOP}, int32[:,::1], int64[::1], int64)")
+@kernel(f"int64({_LOOP}, int32[:,::1], int64[::1], int64)", inline=True)
 def turn(
     loop: Integers,
     slots: Integers,
@@ -686,9 +690,6 @@ def turn(
 
     Returns how many events were served, or the negative errno of epoll_wait.
     """
-    loop, slots, region = borrow(loop), borrow(slots), borrow(region)
-    table, event = borrow(table), borrow(event)
-    events, clock = borrow(events), borrow(clock)
     loop[s.TURNS] += 1
     if loop[s.CURSOR] >= loop[s.EVENT_COUNT]:
         count = wait_events(loop[s.EPOLL], events, timeout)
@@ -715,8 +716,13 @@ def turn(
     return served
 
 
-@kernel(f"int64({_LOOP}, int32[:,::1], int64[::1], int64)")
-def run(
+TAKE_TURNS: Final = 0
+FEED: Final = 1
+DISMISS: Final = 2
+
+
+@kernel(f"int64({_LOOP}, int32[:,::1], int64[::1], int64, int64, int64)")
+def drive(
     loop: Integers,
     slots: Integers,
     region: Octets,
@@ -724,17 +730,30 @@ def run(
     event: Words,
     events: Words,
     clock: Integers,
-    timeout: int,
+    command: int,
+    first: int,
+    second: int,
 ) -> int:
-    """Take turns until woken; for a thread of its own.
+    """Do one of the things that a loop is asked for: the door to all the kernels above.
 
-    timeout  milliseconds between looks at the deadlines, > 0
+    command        TAKE_TURNS  `turn` with the timeout *first*, *second* times or until woken,
+                               whatever comes first; -1 for no end
+                   FEED        `feed` to the slot *first* octets in the number of *second*
+                   DISMISS     `dismiss` the slot *first* with the ending *second*
 
-    Returns 0, or the negative errno of epoll_wait. The arguments are those of `turn`.
+    One door, since what is compiled for Python contains all that it calls. Returns
+    what the kernel in question returns; TAKE_TURNS, what the last turn returned.
     """
-    while loop[s.IS_WOKEN] == 0:
-        served = turn(loop, slots, region, table, event, events, clock, timeout)
-        if served < 0:
-            return served
-    loop[s.IS_WOKEN] = 0
-    return 0
+    loop, slots, region = borrow(loop), borrow(slots), borrow(region)
+    table, event = borrow(table), borrow(event)
+    events, clock = borrow(events), borrow(clock)
+    if command == TAKE_TURNS:
+        served = 0
+        while second != 0 and served >= 0 and loop[s.IS_WOKEN] == 0:
+            served = turn(loop, slots, region, table, event, events, clock, first)
+            second -= 1
+        return served
+    loop[s.NOW] = now(clock)
+    if command == FEED:
+        return feed(loop, slots, region, table, event, first, second)
+    return dismiss(loop, slots, region, table, event, first, second)
