@@ -4,14 +4,20 @@ They know no object, raise nothing and allocate nothing. `_registry` says when
 they are compiled, `_cache` where the result is kept.
 """
 
+from triows._kernels import _slots as slots
+from triows._kernels import _system as system
+from triows._kernels import _turn as turn
 from triows._kernels._cache import CacheWarning as CacheWarning
 from triows._kernels._cache import cache_directory as cache_directory
 from triows._kernels._cache import clear_cache as clear_cache
 from triows._kernels._faults import FAULTS as FAULTS
+from triows._kernels._faults import GOING_AWAY as GOING_AWAY
+from triows._kernels._handler import resolve_handler as resolve_handler
 from triows._kernels._headers import FIELDS as FIELDS
 from triows._kernels._headers import read_header as read_header
 from triows._kernels._headers import write_header as write_header
 from triows._kernels._masking import mask as mask
+from triows._kernels._outlet import BROKEN as BROKEN
 from triows._kernels._registry import WarmUp as WarmUp
 from triows._kernels._registry import ensure_warm as ensure_warm
 from triows._kernels._registry import registered as registered
@@ -26,5 +32,3 @@ from triows._kernels._scan import STATE_SIZE as STATE_SIZE
 from triows._kernels._scan import WHOLE as WHOLE
 from triows._kernels._scan import scan as scan
 from triows._kernels._utf8 import validate_utf8 as validate_utf8
-from triows._kernels import _slots as slots
-from triows._kernels import _turn

@@ -67,6 +67,7 @@ OUT_START: Final = 18  # the replies so far of the connection being served, in t
 OUT_STOP: Final = 19
 NEXT_SWEEP: Final = 20
 IS_WOKEN: Final = 21  # the wake-up descriptor has fired
+LEAVES_EMPTY: Final = 39  # whether turns end when there is no connection
 INCOMPLETE: Final = 22  # octets of unfinished messages
 # What is counted.
 CONNECTIONS: Final = 23
@@ -84,7 +85,7 @@ FAILURES: Final = 34  # connections that ended because of the peer's error
 HANDLER_FAILURES: Final = 35
 SYSTEM_FAILURES: Final = 36  # connections that ended because of a system call
 LAST_ERRNO: Final = 37
-REGISTERS: Final = 38
+REGISTERS: Final = 40
 
 HEADROOM: Final = 160
 """Octets before the received ones in the region: room for what was carried over."""

@@ -115,10 +115,12 @@ def add_connection(loop: Integers, slots: Integers, event: Words, descriptor: in
     Returns the slot, -1 if none is free, or a negative errno below that, shifted by one.
     """
     slot = loop[s.FREE_SLOT]
-    if slot < 0:
+    next_free = slots[slot, s.NEXT_FREE] if slot >= 0 else -1
+    if slot < 0:  # none that was used before: slots are touched as late as possible
+        slot = loop[s.USED_SLOTS]
+    if slot >= len(slots):
         return -1
     row = slots[slot]
-    next_free = row[s.NEXT_FREE]
     generation = row[s.GENERATION]
     row[:] = 0
     row[EXPECT_MASK] = 1
@@ -133,7 +135,6 @@ def add_connection(loop: Integers, slots: Integers, event: Words, descriptor: in
     result = watch(loop[s.EPOLL], EPOLL_CTL_ADD, descriptor, EPOLLIN, slot, generation, event)
     if result < 0:
         row[s.PHASE] = s.FREE
-        row[s.DESCRIPTOR] = -1
         return result - 1
     loop[s.FREE_SLOT] = next_free
     loop[s.USED_SLOTS] = max(loop[s.USED_SLOTS], slot + 1)
@@ -619,8 +620,9 @@ def dismiss(
     slot: int,
     code: int,
 ) -> int:
-    """Close an open connection for the ending *code*; returns 0."""
-    if slots[slot, s.PHASE] == s.OPEN:
+    """Close an open connection for the ending *code*, or any, at once, for BROKEN; returns 0."""
+    phase = slots[slot, s.PHASE]
+    if phase == s.OPEN or (code == BROKEN and phase != s.FREE):
         return settle(loop, slots, region, table, event, slot, code)
     return 0
 
@@ -736,8 +738,8 @@ def drive(
 ) -> int:
     """Do one of the things that a loop is asked for: the door to all the kernels above.
 
-    command        TAKE_TURNS  `turn` with the timeout *first*, *second* times or until woken,
-                               whatever comes first; -1 for no end
+    command        TAKE_TURNS  `turn` with the timeout *first*, *second* times, -1 for no end, or until woken,
+                               or until there is no connection if LEAVES_EMPTY is set
                    FEED        `feed` to the slot *first* octets in the number of *second*
                    DISMISS     `dismiss` the slot *first* with the ending *second*
 
@@ -749,7 +751,12 @@ def drive(
     events, clock = borrow(events), borrow(clock)
     if command == TAKE_TURNS:
         served = 0
-        while second != 0 and served >= 0 and loop[s.IS_WOKEN] == 0:
+        while (
+            second != 0
+            and served >= 0
+            and loop[s.IS_WOKEN] == 0
+            and (loop[s.CONNECTIONS] > 0 or loop[s.LEAVES_EMPTY] == 0)
+        ):
             served = turn(loop, slots, region, table, event, events, clock, first)
             second -= 1
         return served
