@@ -24,6 +24,8 @@ from triows._errors import (
 )
 from triows._kernels import warm_up
 from triows._options import KeepAlive, Limits
+from triows._reactor import CompiledHandler, LoopStatistics, compiled
+from triows._reactors import Reactor, open_reactor
 from triows._server import Server, ServerStatistics, serve, serve_listeners
 from triows._spec import CloseCode, Opcode
 from triows._version import __version__
@@ -34,6 +36,7 @@ __all__ = [
     "ClientEngine",
     "CloseCode",
     "CloseReason",
+    "CompiledHandler",
     "ConnectionBroken",
     "HTTPResponse",
     "HandshakeError",
@@ -46,8 +49,10 @@ __all__ = [
     "KeepAlive",
     "Limits",
     "LocalSegment",
+    "LoopStatistics",
     "Opcode",
     "ProtocolError",
+    "Reactor",
     "Request",
     "Response",
     "Server",
@@ -57,6 +62,8 @@ __all__ = [
     "WebSocket",
     "WebSocketStatistics",
     "__version__",
+    "compiled",
+    "open_reactor",
     "parse_header",
     "serve",
     "serve_listeners",

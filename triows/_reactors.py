@@ -7,6 +7,8 @@ Trio accepts and shakes hands; from the 101 on a socket belongs to a loop. See
 import contextlib
 import errno
 import logging
+import os
+import select
 import socket
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Final
@@ -39,6 +41,15 @@ BACK_OFF: Final = 0.1
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
+def why_no_reactor() -> str:
+    """Say why there is no reactor here; empty if there is."""
+    if os.environ.get("TRIOWS_DRIVER") == "stream":
+        return "TRIOWS_DRIVER=stream rules the reactor out"
+    if not (hasattr(select, "epoll") and hasattr(os, "eventfd")):
+        return "the reactor needs epoll, which this system does not have"
+    return ""
+
+
 class Reactor:
     """Serves WebSockets with a compiled handler.
 
@@ -51,6 +62,7 @@ class Reactor:
     Raises:
         TypeError: *handler* is not compiled.
         ValueError: *threads* is negative.
+        RuntimeError: there is no epoll here, or ``TRIOWS_DRIVER=stream`` rules it out.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own, by keyword
@@ -67,6 +79,8 @@ class Reactor:
     ) -> None:
         if handler is not None and not isinstance(handler, CompiledHandler):
             raise TypeError(f"the handler must be made by triows.compiled, not be {handler!r}")
+        if why_no_reactor():
+            raise RuntimeError(why_no_reactor())
         if threads < 0:
             raise ValueError(f"threads is {threads}, not 0 or more")
         self._handler = handler

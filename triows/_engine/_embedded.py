@@ -31,6 +31,8 @@ class Response(enum.IntEnum):
     """Nothing."""
     ECHO = 1
     """Send it back, with whatever the handler changed in it."""
+    CLOSE = 2
+    """Close the connection with 1000 (RFC 6455 §7.1.2)."""
 
 
 class InputSegment(NamedTuple):

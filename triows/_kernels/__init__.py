@@ -4,9 +4,9 @@ They know no object, raise nothing and allocate nothing. `_registry` says when
 they are compiled, `_cache` where the result is kept.
 """
 
+import sys
+
 from triows._kernels import _slots as slots
-from triows._kernels import _system as system
-from triows._kernels import _turn as turn
 from triows._kernels._cache import CacheWarning as CacheWarning
 from triows._kernels._cache import cache_directory as cache_directory
 from triows._kernels._cache import clear_cache as clear_cache
@@ -17,7 +17,6 @@ from triows._kernels._headers import FIELDS as FIELDS
 from triows._kernels._headers import read_header as read_header
 from triows._kernels._headers import write_header as write_header
 from triows._kernels._masking import mask as mask
-from triows._kernels._outlet import BROKEN as BROKEN
 from triows._kernels._registry import WarmUp as WarmUp
 from triows._kernels._registry import ensure_warm as ensure_warm
 from triows._kernels._registry import registered as registered
@@ -32,3 +31,7 @@ from triows._kernels._scan import STATE_SIZE as STATE_SIZE
 from triows._kernels._scan import WHOLE as WHOLE
 from triows._kernels._scan import scan as scan
 from triows._kernels._utf8 import validate_utf8 as validate_utf8
+
+if sys.platform == "linux":  # elsewhere there is no epoll, and nothing of it to compile
+    from triows._kernels import _system as system
+    from triows._kernels import _turn as turn

@@ -5,7 +5,7 @@ asked for only while there is a queue, and EPOLLIN is given up while the queue i
 above the high-water mark: a peer that does not read is not read.
 """
 
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from triows._kernels._libc import Octets
 from triows._kernels._registry import kernel
 from triows._kernels._slots import (
+    BROKEN,
     CLOSED,
     DESCRIPTOR,
     EPOLL,
@@ -49,9 +50,6 @@ from triows._kernels._system import (
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Words: TypeAlias = npt.NDArray[np.int32]
-
-BROKEN: Final = -100
-"""The connection is past use and is to be ended; no ending that a peer is told has this code."""
 
 
 @kernel("int64(int64[::1], int64[::1], int32[::1], int64)", inner=True)

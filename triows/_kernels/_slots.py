@@ -98,3 +98,9 @@ TAILROOM: Final = 160
 
 WAKE_SLOT: Final = 2**31 - 1
 """The slot that the events of the wake-up descriptor carry."""
+
+BROKEN: Final = -100
+"""What a kernel returns for a connection that is past use and is to be ended.
+
+No ending that a peer is told has this code.
+"""

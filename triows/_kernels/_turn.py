@@ -23,7 +23,7 @@ from triows._kernels._handler import call_handler
 from triows._kernels._headers import read_number, write_header
 from triows._kernels._libc import Octets, borrow, piece
 from triows._kernels._masking import mask
-from triows._kernels._outlet import BROKEN, drop_queue, emit, flush
+from triows._kernels._outlet import drop_queue, emit, flush
 from triows._kernels._registry import kernel
 from triows._kernels._scan import (
     CLOSE_OPCODE,
@@ -43,6 +43,7 @@ from triows._kernels._scan import (
     WHOLE,
     scan,
 )
+from triows._kernels._slots import BROKEN
 from triows._kernels._system import (
     EAGAIN,
     EINTR,

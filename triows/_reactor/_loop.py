@@ -14,7 +14,6 @@ import numpy as np
 
 from triows import _kernels as kernels
 from triows._kernels import slots as s
-from triows._kernels import system, turn
 from triows._options import KeepAlive, Limits
 
 _NS: Final = 1_000_000_000
@@ -77,14 +76,14 @@ class Loop:
         self._registers = np.zeros(s.REGISTERS, np.int64)
         self._slots = np.zeros((limits.max_connections, s.SLOT_SIZE), np.int64)
         self._region = np.zeros(s.HEADROOM + s.RECEIVE_SIZE + s.TAILROOM, np.uint8)
-        self._event = np.zeros(system.EVENT_WORDS, np.int32)
+        self._event = np.zeros(kernels.system.EVENT_WORDS, np.int32)
         self._arrays = (
             self._registers,
             self._slots,
             self._region,
             np.zeros((_ROWS, kernels.COLUMNS), np.int64),
             self._event,
-            np.zeros((_EVENTS, system.EVENT_WORDS), np.int32),
+            np.zeros((_EVENTS, kernels.system.EVENT_WORDS), np.int32),
             np.zeros(2, np.int64),
         )
         self._is_closed = False
@@ -106,11 +105,11 @@ class Loop:
         registers[s.LIMIT_MESSAGE] = limits.max_message
         registers[s.LIMIT_FRAGMENTS] = limits.max_fragments
         registers[s.INCOMPLETE_LIMIT] = limits.max_incomplete
-        result = system.watch(
+        result = kernels.system.watch(
             self._epoll.fileno(),
-            system.EPOLL_CTL_ADD,
+            kernels.system.EPOLL_CTL_ADD,
             self._wake,
-            system.EPOLLIN,
+            kernels.system.EPOLLIN,
             s.WAKE_SLOT,
             0,
             self._event,
@@ -168,7 +167,7 @@ class Loop:
         Raises:
             OSError: it cannot be watched, or the loop is full.
         """
-        slot = turn.add_connection(self._registers, self._slots, self._event, descriptor)
+        slot = kernels.turn.add_connection(self._registers, self._slots, self._event, descriptor)
         if slot < 0:
             os.close(descriptor)
             _check(slot + 1 or -24)  # EMFILE: no slot is free
@@ -178,7 +177,7 @@ class Loop:
             if self._slots[slot, s.GENERATION] != generation:
                 return  # it has ended
             self._region[s.HEADROOM : s.HEADROOM + len(piece)] = np.frombuffer(piece, np.uint8)
-            turn.drive(*self._arrays, turn.FEED, slot, len(piece))
+            kernels.turn.drive(*self._arrays, kernels.turn.FEED, slot, len(piece))
 
     def take_turns(self, timeout: float, most: int = -1) -> int:
         """Serve what is ready, waiting for it up to *timeout* seconds at a time.
@@ -193,7 +192,9 @@ class Loop:
         Raises:
             OSError: epoll_wait failed.
         """
-        served = int(turn.drive(*self._arrays, turn.TAKE_TURNS, round(timeout * 1000), most))
+        served = int(
+            kernels.turn.drive(*self._arrays, kernels.turn.TAKE_TURNS, round(timeout * 1000), most)
+        )
         if self._registers[s.IS_WOKEN]:
             self._registers[s.IS_WOKEN] = 0
             os.eventfd_read(self._wake)
@@ -211,14 +212,14 @@ class Loop:
     def say_goodbye(self) -> None:
         """Start the closing handshake on every open connection, with 1001."""
         for slot in self._taken_slots():
-            turn.drive(*self._arrays, turn.DISMISS, slot, kernels.GOING_AWAY)
+            kernels.turn.drive(*self._arrays, kernels.turn.DISMISS, slot, kernels.GOING_AWAY)
 
     def close(self) -> None:
         """Drop every connection and give everything back; harmless if done before."""
         if self._is_closed:
             return
         for slot in self._taken_slots():
-            turn.drive(*self._arrays, turn.DISMISS, slot, kernels.BROKEN)
+            kernels.turn.drive(*self._arrays, kernels.turn.DISMISS, slot, s.BROKEN)
         self._is_closed = True
         self._epoll.close()
         os.close(self._wake)
