@@ -6,7 +6,7 @@ they are compiled, `_cache` where the result is kept.
 
 import sys
 
-from triows._kernels import _slots as slots
+from triows._kernels import _slots as slots  # noqa: F401 - offered to the rest under this name
 from triows._kernels._cache import CacheWarning as CacheWarning
 from triows._kernels._cache import cache_directory as cache_directory
 from triows._kernels._cache import clear_cache as clear_cache
@@ -33,5 +33,5 @@ from triows._kernels._scan import scan as scan
 from triows._kernels._utf8 import validate_utf8 as validate_utf8
 
 if sys.platform == "linux":  # elsewhere there is no epoll, and nothing of it to compile
-    from triows._kernels import _system as system
-    from triows._kernels import _turn as turn
+    from triows._kernels import _system as system  # noqa: F401 - as above
+    from triows._kernels import _turn as turn  # noqa: F401 - as above

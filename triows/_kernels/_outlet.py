@@ -17,7 +17,6 @@ from triows._kernels._slots import (
     CLOSED,
     DESCRIPTOR,
     EPOLL,
-    FAILED,
     GENERATION,
     HEARD,
     HIGH_WATER,

@@ -9,7 +9,8 @@ seconds of a compilation. numba still coerces scalars without a word (1.5 become
 Kernels are compiled in the order of their declaration, hence the inner before
 the outer. A kernel that only other kernels call is declared as *inner*: their
 code contains it, so that it is neither kept nor loaded by itself, and compiled
-only when one of them has to be. Compiled code is kept by `_cache`, whose directory is named after all
+only when one of them has to be. Compiled code is kept by `_cache`, whose
+directory is named after all
 sources: a kernel is compiled anew when one that it calls has changed. numba's own
 cache looks only at the file in which the outer one stands, and unpickles
 whatever it finds.

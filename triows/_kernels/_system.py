@@ -129,7 +129,8 @@ if JIT:  # pragma: no cover - as above
     @kernel("int64()", inner=True)
     def last_error() -> int:
         """Return the errno of this thread's last system call."""
-        return np.int64(numba.carray(_errno_location(), 1)[0])
+        code: Any = np.int64(numba.carray(_errno_location(), 1)[0])
+        return code
 else:
     last_error = ctypes.get_errno
 
@@ -210,7 +211,8 @@ def end_writing(descriptor: int) -> int:
 def now(clock: Integers) -> int:
     """Return the monotonic time in nanoseconds; *clock* is int64 (2,), room for the call."""
     _clock_gettime(_MONOTONIC, np.int64(clock.ctypes.data))
-    return clock[0] * 1_000_000_000 + clock[1]
+    time: Any = clock[0] * 1_000_000_000 + clock[1]
+    return time
 
 
 @kernel("int64(int64, int64)", inner=True)
@@ -222,7 +224,8 @@ def resize(handle: int, size: int) -> int:
     Returns the block, which may have another handle, or 0: there is no memory, and the
     old block is as it was.
     """
-    return np.int64(_realloc(handle, size))
+    resized: Any = np.int64(_realloc(handle, size))
+    return resized
 
 
 @kernel("int64(int64)", inner=True)

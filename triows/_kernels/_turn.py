@@ -5,7 +5,7 @@ scans, calls the handler and sends once. See `triows._reactor` for why it is don
 in this way; here is only how.
 """
 
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -374,8 +374,8 @@ def serve_plain(loop: Integers, row: Integers, region: Octets, start: int, stop:
     out_stop = loop[s.OUT_STOP]
     messages = octets = echoes = echoed = 0
     while stop - start >= 6 and row[s.PHASE] == s.OPEN:
-        first = np.int64(region[start])
-        size = np.int64(region[start + 1]) - 0x80
+        first: Any = np.int64(region[start])
+        size: Any = np.int64(region[start + 1]) - 0x80
         header = 6
         if first != 0x82 and first != 0x81:
             break
@@ -389,7 +389,7 @@ def serve_plain(loop: Integers, row: Integers, region: Octets, start: int, stop:
         if size < 0 or size > stop - start - header or size > limit:
             break
         begin = start + header
-        key = (
+        key: Any = (
             np.int64(region[begin - 4])
             | np.int64(region[begin - 3]) << 8
             | np.int64(region[begin - 2]) << 16
