@@ -17,6 +17,11 @@ from numba.extending import intrinsic
 from triows._kernels._libc import Octets
 from triows._kernels._registry import JIT
 
+# What a handler answers (`triows.Response`).
+DISCARD: Final = 0
+ECHO: Final = 1
+CLOSE: Final = 2
+
 RAISED: Final = -1
 """What `call_handler` returns for a handler that raised."""
 

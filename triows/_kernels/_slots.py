@@ -104,3 +104,6 @@ BROKEN: Final = -100
 
 No ending that a peer is told has this code.
 """
+
+LOOP: Final = "int64[::1], int64[:,::1], uint8[::1], int64[:,::1], int32[::1]"
+"""A loop in signatures: its registers, slots, region, table, and room for an event."""
