@@ -158,12 +158,11 @@ def feed(
     return settle(loop, slots, region, event, slot, result)
 
 
-@kernel(f"int64({LOOP}, int64, int64)", inline=True)
+@kernel("int64(int64[::1], int64[:,::1], uint8[::1], int32[::1], int64, int64)", inline=True)
 def dismiss(
     loop: Integers,
     slots: Integers,
     region: Octets,
-    table: Integers,
     event: Words,
     slot: int,
     code: int,
@@ -175,9 +174,9 @@ def dismiss(
     return 0
 
 
-@kernel(f"int64({LOOP}, int64)", inner=True)
+@kernel("int64(int64[::1], int64[:,::1], uint8[::1], int32[::1], int64)", inner=True)
 def check_deadlines(
-    loop: Integers, slots: Integers, region: Octets, table: Integers, event: Words, slot: int
+    loop: Integers, slots: Integers, region: Octets, event: Words, slot: int
 ) -> int:
     """Do what the time asks for on one connection (RFC 6455 §5.5.2, §7.1.1); returns 0."""
     row = slots[slot]
@@ -202,8 +201,8 @@ def check_deadlines(
     return settle(loop, slots, region, event, slot, result)
 
 
-@kernel(f"int64({LOOP})", inline=True)
-def sweep(loop: Integers, slots: Integers, region: Octets, table: Integers, event: Words) -> int:
+@kernel("int64(int64[::1], int64[:,::1], uint8[::1], int32[::1])", inline=True)
+def sweep(loop: Integers, slots: Integers, region: Octets, event: Words) -> int:
     """Look at the deadlines of all connections; returns 0.
 
     One pass over an array, a few times a second: 5 ns a connection, which no
@@ -212,7 +211,7 @@ def sweep(loop: Integers, slots: Integers, region: Octets, table: Integers, even
     loop[s.NEXT_SWEEP] = loop[s.NOW] + loop[s.SWEEP_INTERVAL]
     for slot in range(loop[s.USED_SLOTS]):
         if slots[slot, s.PHASE] != s.FREE:
-            check_deadlines(loop, slots, region, table, event, slot)
+            check_deadlines(loop, slots, region, event, slot)
     return 0
 
 
@@ -262,7 +261,7 @@ def turn(
     served = loop[s.CURSOR] - first
     loop[s.EVENTS] += served
     if loop[s.NOW] >= loop[s.NEXT_SWEEP]:
-        sweep(loop, slots, region, table, event)
+        sweep(loop, slots, region, event)
     return served
 
 
@@ -306,4 +305,4 @@ def drive(
     loop[s.NOW] = now(clock)
     if command == FEED:
         return feed(loop, slots, region, table, event, first, second)
-    return dismiss(loop, slots, region, table, event, first, second)
+    return dismiss(loop, slots, region, event, first, second)
