@@ -8,7 +8,7 @@ from triows._kernels._cache import CacheWarning as CacheWarning
 from triows._kernels._cache import cache_directory as cache_directory
 from triows._kernels._cache import clear_cache as clear_cache
 from triows._kernels._faults import FAULTS as FAULTS
-from triows._kernels._headers import FIELDS as FIELD_COUNT
+from triows._kernels._headers import FIELDS as FIELDS
 from triows._kernels._headers import read_header as read_header
 from triows._kernels._headers import write_header as write_header
 from triows._kernels._masking import mask as mask
@@ -21,7 +21,6 @@ from triows._kernels._scan import EXPECT_MASK as EXPECT_MASK
 from triows._kernels._scan import MAX_FRAGMENTS as MAX_FRAGMENTS
 from triows._kernels._scan import MAX_MESSAGE as MAX_MESSAGE
 from triows._kernels._scan import MESSAGE_END as MESSAGE_END
-from triows._kernels._scan import MESSAGE_OPCODE as MESSAGE_OPCODE
 from triows._kernels._scan import STATE_SIZE as STATE_SIZE
 from triows._kernels._scan import WHOLE as WHOLE
 from triows._kernels._scan import scan as scan

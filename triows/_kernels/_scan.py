@@ -99,7 +99,7 @@ RSV1: Final = 4
 
 
 @kernel("int64(int64[::1])")
-def admit_data(state: Integers) -> int:
+def admit_data(state: Integers) -> int:  # noqa: PLR0911 - one for each fault
     """Check the data frame in state[FIELDS:] against the message under way (§5.4, §5.2).
 
     state  int64 (STATE_SIZE,); the message's fields are updated
