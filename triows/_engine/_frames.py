@@ -93,8 +93,7 @@ class FrameReader:
         return start + take
 
     def _read_carry(self) -> Iterator[Batch]:
-        if self.carried < self._needed:
-            return
+        # Even before it is whole: a header may show its fault early.
         assert self._carry is not None
         pieces, (_, fault, needed, _, _) = self._scan(self._carry, 0, self.carried)
         if needed:
