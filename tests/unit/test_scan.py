@@ -305,3 +305,11 @@ def test_a_masked_close_is_unmasked_and_judged():
     frame = build_frame(CLOSE, (1004).to_bytes(2, "big"), key=KEY)
 
     assert Scanner(expect_mask=1).fault(frame) == _faults.BAD_CLOSE_CODE
+
+
+def test_a_key_of_ones_is_taken_off():
+    """The highest mask keeps within its integers, compiled and interpreted."""
+    scanner = Scanner(expect_mask=1)
+    scanner.scan(build_frame(BINARY, b"twelve octet", key=b"\xff" * 4))
+
+    assert scanner.octets[6:].tobytes() == b"twelve octet"
