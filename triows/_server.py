@@ -157,7 +157,7 @@ class Server:
         try:
             await self._settings.handler(ws)
             code = CloseCode.NORMAL
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - what is no fault is raised again
             fault, rest = sift(error)
             if fault is not None:
                 code = self._judge(ws, fault)
