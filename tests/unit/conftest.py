@@ -9,6 +9,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from functools import partial
 from types import CoroutineType
 from typing import Any
 
@@ -57,6 +58,8 @@ class Pair:
     ws: WebSocket
     peer: Peer
     role: str
+    start: Callable[[], None]
+    """Serves the connection, where `connect` was told not to."""
 
     def frame(self, opcode: int, payload: bytes = b"", **wrongs: Any) -> bytes:
         """A frame as the peer would send it."""
@@ -100,7 +103,9 @@ class Pair:
 
     async def answer_pings(self) -> None:
         """Answer every Ping until the connection ends, and take no notice of the rest."""
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, AssertionError):
+        with contextlib.suppress(
+            trio.BrokenResourceError, trio.ClosedResourceError, AssertionError
+        ):
             while True:
                 frame = await self.peer.receive_frame()
                 if frame.opcode == PING:
@@ -216,9 +221,9 @@ async def connect(way: Way, role: str, nursery: trio.Nursery) -> AsyncIterator[C
         ws = WebSocket(ours, engine, limits=limits, opening=Opening(request=REQUEST))
         patience = 3600.0 if way.is_virtual else 10.0
         peer = (Peer if role == "server" else ServingPeer)(theirs, patience)
-        pairs.append(Pair(ws, peer, role))
+        pairs.append(Pair(ws, peer, role, partial(nursery.start_soon, ws.run, leftover)))
         if is_running:
-            nursery.start_soon(ws.run, leftover)
+            pairs[-1].start()
         return pairs[-1]
 
     yield connect

@@ -274,7 +274,7 @@ async def test_send_nowait_never_waits(connect: Connect):
 
 @as_server
 @over_tcp
-async def test_sending_before_the_tasks_run_wakes_who_waits_then(connect: Connect, nursery: Any):
+async def test_sending_before_the_tasks_run_wakes_who_waits_then(connect: Connect):
     """A sender that waits for room before the driver has begun is woken once there is some."""
     pair = await connect(limits=Limits(send_queue_octets=1000), is_running=False)
     while pair.ws.statistics().unsent_octets < 1000:
@@ -288,7 +288,7 @@ async def test_sending_before_the_tasks_run_wakes_who_waits_then(connect: Connec
                 received += await pair.peer.stream.receive_some()
             if nothing_came.cancelled_caught:
                 break
-        nursery.start_soon(pair.ws.run, b"")
+        pair.start()
         while not received.endswith(b"waits"):
             with trio.fail_after(5):
                 received += await pair.peer.stream.receive_some()
