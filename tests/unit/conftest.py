@@ -8,9 +8,8 @@ under a virtual clock that jumps whenever every task waits.
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from functools import partial
-from types import CoroutineType
 from typing import Any
 
 import attrs
@@ -253,7 +252,7 @@ class CancelAt:
         self.was_cancelled = False
         self._scope = trio.CancelScope()
 
-    async def run(self, coroutine: "CoroutineType[Any, Any, Any]") -> Any:
+    async def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Drive *coroutine* to its end; returns what it returns."""
         result = None
         with self._scope:
@@ -272,7 +271,7 @@ class CancelAt:
 class _Steps:
     """A coroutine that reports each time that it gives way, and each time that it goes on."""
 
-    def __init__(self, coroutine: "CoroutineType[Any, Any, Any]", report: Any) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], report: Any) -> None:
         self._coroutine = coroutine
         self._report = report
 
