@@ -14,6 +14,7 @@ async def unwrapped_nursery() -> AsyncIterator[trio.Nursery]:
     caller of a nursery that is none of its business. A group that the body itself
     raised stays what it was, and so do several exceptions at once.
     """
+    lone: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             yield nursery
@@ -21,4 +22,8 @@ async def unwrapped_nursery() -> AsyncIterator[trio.Nursery]:
         if len(group.exceptions) > 1:
             raise
         lone = group.exceptions[0]
-        raise lone from lone.__cause__
+    if lone is not None:  # raised here, it keeps its own context
+        try:
+            raise lone
+        finally:
+            del lone
