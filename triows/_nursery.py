@@ -12,13 +12,18 @@ async def unwrapped_nursery() -> AsyncIterator[trio.Nursery]:
 
     Only where the tasks inside are triows' own: there the group would tell the
     caller of a nursery that is none of its business. A group that the body itself
-    raised stays what it was, and so do several exceptions at once.
+    raised stays what it was, and so do several exceptions at once. The exception
+    keeps the cause and the context that it had.
     """
+    lone: BaseException | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        # Asked for, since a run may have been started without strict groups, and
+        # then a group that the body raised would be taken apart.
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
             yield nursery
     except BaseExceptionGroup as group:
         if len(group.exceptions) > 1:
             raise
         lone = group.exceptions[0]
-        raise lone from lone.__cause__
+    if lone is not None:
+        raise lone  # out here, where the group does not become its context

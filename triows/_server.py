@@ -24,6 +24,7 @@ from triows._nursery import unwrapped_nursery
 from triows._opening import UNAVAILABLE, OnRequest, ServerOpening
 from triows._options import KeepAlive, Limits
 from triows._spec import CloseCode
+from triows._stream import socket_address
 from triows._warmup import warm_up_in_thread
 from triows._websocket import ConnectionBroken, Opening, WebSocket
 
@@ -180,7 +181,7 @@ class Server:
             settings.subprotocols,
             settings.origins,
             scheme=settings.scheme,
-            remote=_address(stream, "getpeername"),
+            remote=socket_address(stream, "getpeername"),
         )
         opening = ServerOpening(stream, handshake, settings.on_request, self._faults)
         is_open = False
@@ -214,7 +215,7 @@ class Server:
         opening = Opening(
             request=handshake.request,
             subprotocol=subprotocol,
-            local=_address(stream, "getsockname"),
+            local=socket_address(stream, "getsockname"),
             remote=handshake.request.remote,
         )
         return WebSocket(stream, engine, limits=self._settings.limits, opening=opening)
@@ -346,15 +347,6 @@ def check_driver(driver: str) -> None:
         raise ValueError("the reactor driver does not exist yet: use driver='stream' or 'auto'")
     if driver not in {"auto", "stream"}:
         raise ValueError(f"there is no driver {driver!r}: 'auto', 'stream' or 'reactor'")
-
-
-def _address(stream: trio.abc.Stream, which: str) -> Any:
-    """Return an address of the socket behind *stream*, or None where there is none."""
-    socket = getattr(getattr(stream, "transport_stream", stream), "socket", None)
-    try:
-        return None if socket is None else getattr(socket, which)()
-    except OSError:
-        return None
 
 
 def _is_only_the_end(error: BaseException) -> bool:

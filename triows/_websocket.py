@@ -25,6 +25,7 @@ from triows._engine import (
     Closed,
     Engine,
     Event,
+    HTTPResponse,
     Lost,
     Message,
     Phase,
@@ -70,6 +71,7 @@ class Opening:
     """What the opening handshake settled."""
 
     request: Request
+    response: HTTPResponse | None = None
     subprotocol: str | None = None
     local: object = None
     remote: object = None
@@ -295,6 +297,11 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     def request(self) -> Request:
         """The opening request (RFC 6455 §4.1)."""
         return self._opening.request
+
+    @property
+    def response(self) -> HTTPResponse | None:
+        """The server's answer to the opening request; None on the server's side (§4.2.2)."""
+        return self._opening.response
 
     @property
     def subprotocol(self) -> str | None:
