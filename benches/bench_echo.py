@@ -13,10 +13,7 @@ every octet; a wrong one ends the bench. Linux only.
 
 import argparse
 import contextlib
-import importlib.metadata
-import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -25,26 +22,19 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import attrs
+import numpy as np
 from load import Load, Shape
+from surroundings import describe, keep
 
 HERE = Path(__file__).resolve().parent
 ALL_SHAPES = "100/20,10/1024,10/16384,200/16384,500/16384,10/20x16,100/128x32"
 SERVER_CORE, GENERATOR_CORE = 0, 1
 START_TIMEOUT = 60.0  # seconds from starting a server to its READY line; a cold cache is slow
 WARM_UP = 0.3  # seconds of traffic before the clock starts, on every connection
-SATURATED = 0.9  # share of its core below which a server may have waited for the generator
-PACKAGES = (
-    "triows",
-    "trio",
-    "numba",
-    "websockets",
-    "trio-websocket",
-    "picows",
-    "aiohttp",
-    "uvloop",
-)
+SATURATED = 0.9  # share of the time below which a server may have waited for the generator
 
 COMMANDS: Mapping[str, Sequence[str]] = {
     "triows-auto": (sys.executable, "-m", "triows", "echo", "--port", "0"),
@@ -59,6 +49,10 @@ COMMANDS: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 
 
+Times: TypeAlias = dict[str, np.ndarray]
+"""Thread to the seconds that it ran, and waited for a core."""
+
+
 @attrs.frozen(kw_only=True)
 class Server:
     """A running echo server."""
@@ -68,10 +62,21 @@ class Server:
     host: str
     port: int
 
-    def cpu(self) -> float:
-        """Return the CPU seconds of its threads so far; the kernel counts in nanoseconds."""
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    def cpu(self) -> Times:
+        """Return how long each of its threads ran so far, and waited for a core, in seconds."""
+        return {
+            task.name: np.array((task / "schedstat").read_text().split()[:2], np.int64) / 1e9
+            for task in Path(f"/proc/{self.pid}/task").iterdir()
+        }
+
+
+def difference(after: Times, before: Times) -> np.ndarray:
+    """Return how long a process ran and waited between two readings.
+
+    Thread by thread: one that has ended since takes its past with it, and one that
+    was idle all the time (Trio ends those after a while) would make the sum shrink.
+    """
+    return sum((times - before.get(thread, 0) for thread, times in after.items()), np.zeros(2))
 
 
 @attrs.frozen(kw_only=True)
@@ -86,8 +91,15 @@ class Sample:
     p99_us: float
     """Latency from a batch's send to its last reply."""
     server_share: float
+    """Of a core, while the generator ran."""
+    server_wait: float
+    """Share of that time in which the server could have run, but another program did."""
     generator_share: float
-    """Of a core each."""
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether the server always had something to do, so that it never waited for traffic."""
+        return self.server_share + self.server_wait >= SATURATED
 
 
 @contextlib.contextmanager
@@ -130,13 +142,14 @@ def measure(server: Server, shape: Shape, seconds: float) -> Sample:
         own, before, started = time.process_time(), server.cpu(), time.perf_counter()
         tally = load.run(seconds)
         elapsed = time.perf_counter() - started
-        spent, own = server.cpu() - before, time.process_time() - own
+        (spent, waited), own = difference(server.cpu(), before), time.process_time() - own
     return Sample(
         cpu_us=1e6 * spent / tally.messages,
         rate=tally.messages / tally.seconds,
         p50_us=tally.latency(50),
         p99_us=tally.latency(99),
         server_share=spent / elapsed,
+        server_wait=waited / elapsed,
         generator_share=own / elapsed,
     )
 
@@ -164,39 +177,6 @@ def ratio(samples: Sequence[Sample], peer: Sequence[Sample]) -> float:
     return statistics.median(a.cpu_us / b.cpu_us for a, b in zip(samples, peer, strict=True))
 
 
-def machine() -> dict[str, object]:
-    """Describe where this runs."""
-    model = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "load_average": os.getloadavg()[0],
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the version of everything that takes part."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
-
-
-def commit() -> str:
-    """Return the checkout's commit, marked where files differ from it."""
-    result = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=HERE, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return result.stdout.strip()
-
-
 def report(
     shape: Shape, names: Sequence[str], samples: Sequence[Sequence[Sample]], peer: int
 ) -> dict[str, object]:
@@ -205,11 +185,12 @@ def report(
     for name, taken in zip(names, samples, strict=True):
         middle = median(taken)
         against = ratio(taken, samples[peer])
-        doubt = "" if middle.server_share >= SATURATED else "  not saturated"
+        doubt = "" if middle.is_saturated else "  not saturated"
         print(
             f"{shape!s:>12}  {name:<18} {middle.cpu_us:8.2f} µs/message  x{against:5.3f}"
             f"  {middle.rate:10,.0f}/s  p50 {middle.p50_us:9.1f} µs  p99 {middle.p99_us:9.1f} µs"
-            f"  server {middle.server_share:4.0%}  generator {middle.generator_share:4.0%}{doubt}",
+            f"  server {middle.server_share:4.0%} + {middle.server_wait:3.0%} waiting"
+            f"  generator {middle.generator_share:4.0%}{doubt}",
             flush=True,
         )
         rows[name] = {
@@ -264,17 +245,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the bench and keep its figures."""
     args = parse(argv)
-    results = {
-        "command": shlex.join(["python", "benches/bench_echo.py", *(argv or sys.argv[1:])]),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
-        **run(args),
-    }
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    keep({**describe(__file__, argv or sys.argv[1:]), **run(args)}, args.output)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,10 @@ class Answer:
         return bool(self.all("Content-Length"))
 
 
+class EndedError(AssertionError):
+    """The connection ended where more was expected."""
+
+
 class Peer:
     """One connection to a server; every wait ends after *patience* seconds."""
 
@@ -294,7 +298,8 @@ class Peer:
     async def _receive_more(self) -> None:
         with trio.fail_after(self.patience):
             octets = await self.stream.receive_some()
-        assert octets, f"the connection ended after {bytes(self._octets)[:200]!r}"
+        if not octets:
+            raise EndedError(f"the connection ended after {bytes(self._octets)[:200]!r}")
         self._octets += octets
 
 

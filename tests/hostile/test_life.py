@@ -39,6 +39,7 @@ async def test_item_20_both_close_at_once(serve: Serve):
     await peer.send(build_frame(TEXT, b"go") + build_close(3002, b"theirs"))
     assert (await peer.receive_close()).code in {3001, 3002}
     await peer.receive_eof()
+    await trio.testing.wait_all_tasks_blocked()
     assert len(outcome) == 1
 
 

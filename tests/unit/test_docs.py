@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import triows
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PYTHON = re.compile(
@@ -54,3 +56,29 @@ def test_the_readme_shows_the_whole_echo_server() -> None:
     (_, snippet), *_ = PYTHON.findall((ROOT / "README.md").read_text())
 
     assert snippet == (ROOT / "examples" / "echo_server.py").read_text()
+
+
+def test_the_reference_lists_every_public_name() -> None:
+    """docs/reference/api.md has each name of ``triows.__all__``, and no other."""
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/reference/api.md").read_text(), re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+    assert listed == set(triows.__all__)
+
+
+def test_each_threat_has_the_tests_that_it_claims() -> None:
+    """A numbered item that points to a file has at least one test of its number there."""
+    page = (ROOT / "docs/explanation/threat-model.md").read_text()
+    claims = re.findall(r"^\| (\d+) \|.*\| `(tests/[\w/]+\.py)` \|$", page, re.MULTILINE)
+
+    assert claims
+    for item, path in claims:
+        assert f"def test_item_{item}_" in (ROOT / path).read_text(), item
+
+
+def test_each_item_is_listed_once() -> None:
+    """The threat model's items are numbered from 1 without a gap."""
+    page = (ROOT / "docs/explanation/threat-model.md").read_text()
+    items = [int(item) for item in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)]
+
+    assert items == list(range(1, len(items) + 1))

@@ -69,6 +69,14 @@ async def test_health_check(program, nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
+def test_sans_io(capsys) -> None:
+    """The engine answers a whole frame and one in two parts, each as the handler changed it."""
+    runpy.run_path(str(EXAMPLES / "sans_io.py"), run_name="__main__")
+
+    reply = b"\x81\x05HELLO"
+    assert capsys.readouterr().out == f"{reply}\n" * 2
+
+
 async def get(address: str, path: str) -> bytes:
     """Ask for a page over HTTP; returns the whole response."""
     host, port = address.split(":")

@@ -5,6 +5,7 @@ import io
 
 import trio
 
+import triows
 from triows import _warmup
 from triows._warmup import ERASE_LINE, TerminalProgress, warm_up_in_thread
 
@@ -62,13 +63,14 @@ def test_nothing_to_do_shows_nothing() -> None:
 
 
 async def test_kernels_are_warmed_up_off_the_trio_thread() -> None:
-    """Kernels are ready afterwards, and asking again costs no compilation."""
-    await warm_up_in_thread()
+    """The result is that of ``warm_up``, and asking again shows and compiles nothing."""
+    first = await warm_up_in_thread()
     terminal = Terminal()
 
     again = await warm_up_in_thread(terminal)
 
-    assert again.kernels
+    assert again is first is triows.warm_up()
+    assert terminal.getvalue() == ""
 
 
 async def test_cancelling_takes_effect_before_the_next_kernel(monkeypatch) -> None:

@@ -82,8 +82,9 @@ class _Announcement:
 
     scheme: str
 
-    def started(self, server: Server) -> None:
-        host, port = server.addresses[0][:2]
+    def started(self, value: Server | None = None) -> None:
+        assert value is not None
+        host, port = value.addresses[0][:2]
         bracketed = f"[{host}]" if ":" in host else host
         print(f"READY {self.scheme}://{bracketed}:{port}", flush=True)
 

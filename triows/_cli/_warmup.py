@@ -32,10 +32,13 @@ def run(args: argparse.Namespace) -> int:
 
 def table(done: WarmUp) -> Iterator[str]:
     """Yield the lines that say what *done* took."""
+    if not done.is_compiled:
+        yield "NUMBA_DISABLE_JIT is set: kernels run as plain Python, there is nothing to compile"
+        return
     width = max(len("kernel"), *(len(kernel.name) for kernel in done.kernels))
     yield f"{'kernel':<{width}}  seconds  from"
     for kernel in done.kernels:
-        source = "cache" if kernel.cached else "compiler"
+        source = "cache" if kernel.is_cached else "compiler"
         yield f"{kernel.name:<{width}}  {kernel.seconds:7.3f}  {source}"
     yield f"{'total':<{width}}  {done.seconds:7.3f}"
     yield f"cache: {done.directory or 'none, kernels live in memory only'}"

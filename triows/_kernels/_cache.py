@@ -26,7 +26,6 @@ import functools
 import hashlib
 import importlib.resources
 import os
-import platform
 import re
 import stat
 import sys
@@ -283,7 +282,6 @@ def _fingerprint() -> str:
         numba.__version__,
         llvmlite.__version__,
         sys.version,
-        platform.python_implementation(),
         *cpu_target.target_context.codegen().magic_tuple(),  # triple, CPU name, its features
         *(f"{name}={getattr(numba.config, name, None)}" for name in _SETTINGS),
     ):

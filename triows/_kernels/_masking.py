@@ -29,15 +29,12 @@ def mask(octets: Octets, start: int, stop: int, key: int, phase: int) -> int:
     size = stop - start
     # The key turned so that its lowest octet is the one for octets[start].
     turned = ((key >> 8 * phase) | (key << 32 - 8 * phase)) & 0xFFFF_FFFF
-    tail = start
-    if _IS_LITTLE:
-        # Twice side by side; compiled, the product wraps to the same 64 bits.
-        word = np.uint64(turned * 0x1_0000_0001)
-        count = size // WORD_SIZE
-        view = words(octets, start, count)
-        for i in range(count):
-            view[i] ^= word
-        tail += WORD_SIZE * count
-    for i in range(tail, stop):
+    # Twice side by side; compiled, the product wraps to the same 64 bits.
+    word = np.uint64(turned * 0x1_0000_0001)
+    count = size // WORD_SIZE if _IS_LITTLE else 0
+    view = words(octets, start, count)
+    for i in range(count):
+        view[i] ^= word
+    for i in range(start + WORD_SIZE * count, stop):
         octets[i] = int(octets[i]) ^ ((turned >> 8 * ((i - start) & 3)) & 0xFF)
     return (phase + size) & 3

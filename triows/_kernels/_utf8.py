@@ -69,6 +69,7 @@ _LOOKBACK: Final = 3
 """Octets before it on which it depends what an octet may be."""
 
 _HIGH_BITS: Final = np.uint64(0x8080_8080_8080_8080)
+_NO_BITS: Final = np.uint64(0)  # numba compares a uint64 with a plain 0 as two floats
 
 
 def _table() -> npt.NDArray[np.int64]:
@@ -128,10 +129,10 @@ def is_ascii(octets: Octets, start: int, count: int) -> int:
     Returns 1 or 0.
     """
     word = words(octets, start, count)
-    seen = np.uint64(0)
+    seen = _NO_BITS
     for i in range(count):
         seen |= word[i]
-    return 1 if seen & _HIGH_BITS == 0 else 0
+    return 1 if seen & _HIGH_BITS == _NO_BITS else 0
 
 
 @kernel(f"int64({READ_ONLY}, int64)")
@@ -172,6 +173,9 @@ def validate_utf8(octets: Octets, start: int, stop: int, state: int) -> int:
     INVALID_UTF8 if no octets to come could make the text valid.
     """
     if stop - start < WORD_SIZE + _BLOCK:
+        whole = (stop - start) // WORD_SIZE
+        if state == BOUNDARY and is_ascii(octets, start, whole):
+            start += WORD_SIZE * whole
         state = run_utf8(octets, start, stop, state)
         return INVALID_UTF8 if state == _INVALID else state
 
