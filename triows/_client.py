@@ -177,12 +177,12 @@ async def _dial(settings: _Settings) -> trio.SocketStream:
 
 
 def _flattened(error: OSError, url: URL) -> OSError:
-    """Make one error of those of all the host's addresses; of the class that all have."""
+    """Say what went wrong with which host, in one error for all of the host's addresses."""
+    words = f"cannot connect to {url.authority}: "
     if not isinstance(error.__cause__, ExceptionGroup):
-        return error
+        return type(error)(error.errno, words + (error.strerror or str(error)))
     causes = [one for one in error.__cause__.exceptions if isinstance(one, OSError)]
-    reasons = dict.fromkeys(one.strerror or str(one) for one in causes)
-    words = f"cannot connect to {url.authority}: {'; '.join(reasons)}"
+    words += "; ".join({os.strerror(one.errno) if one.errno else str(one): 0 for one in causes})
     numbers = {one.errno for one in causes}
     number = numbers.pop() if len(numbers) == 1 else None
     return OSError(words) if number is None else OSError(number, words)
