@@ -58,7 +58,7 @@ def parse_header(buffer: Readable, start: int = 0, stop: int | None = None) -> H
     if not 0 <= start <= stop <= size:
         raise ValueError(f"start {start} and stop {stop} are not in order within 0..{size}")
     octets = own_octets(bytes(memoryview(buffer)[start : min(stop, start + MAX_HEADER)]))
-    fields = np.empty(kernels.FIELD_COUNT, np.int64)
+    fields = np.empty(kernels.FIELDS, np.int64)
     code = kernels.read_header(octets, 0, len(octets), fields)
     if code < 0:
         raise ProtocolError(*FAULTS[code])

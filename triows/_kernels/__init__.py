@@ -8,7 +8,7 @@ from triows._kernels._cache import CacheWarning as CacheWarning
 from triows._kernels._cache import cache_directory as cache_directory
 from triows._kernels._cache import clear_cache as clear_cache
 from triows._kernels._faults import FAULTS as FAULTS
-from triows._kernels._headers import FIELDS as FIELD_COUNT
+from triows._kernels._headers import FIELDS as FIELDS
 from triows._kernels._headers import read_header as read_header
 from triows._kernels._headers import write_header as write_header
 from triows._kernels._masking import mask as mask

@@ -44,6 +44,7 @@ from triows._kernels._headers import (
     PAYLOAD_SIZE,
     RSV,
     read_header,
+    read_number,
 )
 from triows._kernels._headers import MASKED as HEADER_MASKED
 from triows._kernels._libc import Octets
@@ -99,27 +100,37 @@ RSV1: Final = 4
 
 
 @kernel("int64(int64[::1])")
-def admit_data(state: Integers) -> int:
-    """Check the data frame in state[FIELDS:] against the message under way (§5.4, §5.2).
+def check_order(state: Integers) -> int:
+    """Check whether the data frame in state[FIELDS:] may come now (RFC 6455 §5.2, §5.4).
 
-    state  int64 (STATE_SIZE,); the message's fields are updated
+    state  int64 (STATE_SIZE,); read only
+
+    Returns 0, or a fault code.
+    """
+    rsv = state[FIELDS + RSV]
+    if state[FIELDS + OPCODE] != 0:
+        if state[MESSAGE_OPCODE] != 0:
+            return MESSAGE_INSIDE_MESSAGE
+        return UNEXPECTED_RSV if rsv & ~state[ALLOWED_RSV] else 0
+    if state[MESSAGE_OPCODE] == 0:
+        return STRAY_CONTINUATION
+    return UNEXPECTED_RSV if rsv != 0 else 0
+
+
+@kernel("int64(int64[::1])")
+def admit_data(state: Integers) -> int:
+    """Make the data frame in state[FIELDS:] the one under way (§5.2, §5.4, §10.4).
+
+    state  int64 (STATE_SIZE,); the message's and the frame's fields are updated
 
     Returns 0, or a fault code; after a fault the state is of no more use.
     """
-    opcode = state[FIELDS + OPCODE]
-    rsv = state[FIELDS + RSV]
-    if opcode == 0:
-        if state[MESSAGE_OPCODE] == 0:
-            return STRAY_CONTINUATION
-        if rsv != 0:
-            return UNEXPECTED_RSV
-    else:
-        if state[MESSAGE_OPCODE] != 0:
-            return MESSAGE_INSIDE_MESSAGE
-        if rsv & ~state[ALLOWED_RSV]:
-            return UNEXPECTED_RSV
-        state[MESSAGE_OPCODE] = opcode
-        state[MESSAGE_RSV] = rsv
+    fault = check_order(state)
+    if fault != 0:
+        return fault
+    if state[FIELDS + OPCODE] != 0:
+        state[MESSAGE_OPCODE] = state[FIELDS + OPCODE]
+        state[MESSAGE_RSV] = state[FIELDS + RSV]
         state[MESSAGE_SIZE] = 0
         state[MESSAGE_FRAGMENTS] = 0
         state[TEXT] = 0
@@ -185,7 +196,7 @@ def check_close(octets: Octets, start: int, stop: int) -> int:
         return 0
     if size == 1:
         return SHORT_CLOSE
-    code = (int(octets[start]) << 8) | int(octets[start + 1])
+    code = read_number(octets, start, 2)
     if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
         return BAD_CLOSE_CODE
     if validate_utf8(octets, start + 2, stop, 0) != 0:
