@@ -7,6 +7,7 @@ WebSocket.
 """
 
 import contextlib
+import operator
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator
@@ -42,6 +43,8 @@ class Pipe:
         """Append *octets*, waiting whenever the pipe is full."""
         rest = memoryview(bytes(octets))
         while True:
+            if self.is_ended:
+                raise trio.ClosedResourceError("this direction was ended")
             if self.is_cut:
                 raise trio.BrokenResourceError("the other side has gone")
             room = max(0, self.capacity - len(self.octets))
@@ -67,7 +70,7 @@ class Pipe:
 
     async def wait_room(self) -> None:
         """Wait until a write could make progress."""
-        while len(self.octets) >= self.capacity and not self.is_cut:
+        while len(self.octets) >= self.capacity and not (self.is_cut or self.is_ended):
             await self._changed.park()
 
 
@@ -103,8 +106,6 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         """Write all of *data*, waiting for room."""
         with self._alone("sending"):
             await trio.lowlevel.checkpoint()
-            if self.outgoing.is_ended:
-                raise trio.ClosedResourceError("this direction was ended")
             await self.outgoing.put(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -117,7 +118,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Read what is there, waiting for the first octet; empty at the end."""
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
         with self._alone("receiving"):
             await trio.lowlevel.checkpoint()

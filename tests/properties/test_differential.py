@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import attrs
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from websockets.frames import Opcode
 from websockets.protocol import State
@@ -185,9 +185,8 @@ ORACLES: dict[str, tuple[Callable[[bytes], Reading], list[Excuse]]] = {
 
 def compare(ours: Reading, theirs: Reading, excuses: list[Excuse]) -> None:
     """The same messages and the same end, or an excuse for another end."""
-    if (ours.end, ours.code) == (theirs.end, theirs.code):
+    if (ours.messages, ours.end, ours.code) == (theirs.messages, theirs.end, theirs.code):
         event(f"same end: {ours.end}")
-        assert ours.messages == theirs.messages
         return
     excuse = next((excuse for excuse in excuses if excuse(ours, theirs)), None)
     assert excuse is not None, (ours, theirs)
@@ -271,7 +270,7 @@ cuttings = st.lists(st.integers(0, 2**18), max_size=6)
 
 
 @pytest.mark.parametrize("oracle", ORACLES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(stream=streams(), cuts=cuttings)
 def test_valid_streams_are_read_alike(oracle: str, stream: bytes, cuts: list[int]):
     """Whatever is sent by the rules, all engines find the same messages and the same end."""
@@ -280,8 +279,9 @@ def test_valid_streams_are_read_alike(oracle: str, stream: bytes, cuts: list[int
 
 
 @pytest.mark.parametrize("oracle", ORACLES)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(stream=mutated_streams(), cuts=cuttings)
+@example(stream=b"\x81\xfe" + bytes(6) + b"x" * 130, cuts=[])
 def test_mutated_streams_are_read_alike(oracle: str, stream: bytes, cuts: list[int]):
     """Whatever is broken in a stream, all engines find the same fault, or none."""
     read, excuses = ORACLES[oracle]
@@ -290,6 +290,7 @@ def test_mutated_streams_are_read_alike(oracle: str, stream: bytes, cuts: list[i
 
 @settings(max_examples=300, deadline=None)
 @given(stream=mutated_streams(), cuts=cuttings)
+@example(stream=b"\x80\xff\xff\xff\xff", cuts=[1])
 def test_cuts_change_nothing(stream: bytes, cuts: list[int]):
     """Our engine reads a broken stream alike, however it arrives."""
     assert read_with_triows(stream, cuts) == read_with_triows(stream, [])

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 import numba
 import numpy as np
 import pytest
+from load import Load, LoadError, Shape, WrongOctetError, header, traffic
 from websockets.sync.server import ServerConnection, serve
-
-from benches.load import Load, LoadError, Shape, WrongOctetError, header, traffic
 
 pytestmark = pytest.mark.skipif(
     numba.config.DISABLE_JIT, reason="the generator calls libc, which only compiled code can"
