@@ -32,18 +32,20 @@ def meet(scene: Scene) -> Meet:
     async def meeting(
         octets: bytes = b"", **options: Any
     ) -> AsyncIterator[tuple[triows.WebSocket, RawServer]]:
-        servers: list[RawServer] = []
+        opened, wait_opened = trio.open_memory_channel[RawServer](1)
 
         async def serve() -> None:
-            servers.append(await scene.accept())
-            await servers[0].open(octets)
+            server = await scene.accept()
+            await server.open(octets)
+            opened.send_nowait(server)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve)
             async with scene.open(**options) as ws:
+                server = await wait_opened.receive()
                 try:
-                    yield ws, servers[0]
+                    yield ws, server
                 finally:
-                    await trio.aclose_forcefully(servers[0].stream)
+                    await trio.aclose_forcefully(server.stream)
 
     return meeting
