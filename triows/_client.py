@@ -15,13 +15,12 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import NoReturn
 
 import attrs
 import trio
 
 from triows._engine import USER_AGENT, ClientEngine, ClientHandshake, FieldsLike, Request
-from triows._errors import InvalidHandshake
+from triows._errors import HandshakeRejected, InvalidHandshake
 from triows._nursery import unwrapped_nursery
 from triows._options import KeepAlive, Limits
 from triows._spec import CloseCode
@@ -156,7 +155,7 @@ async def _open(
                 await _verify(stream)
             await _shake_hands(stream, handshake)
             return _make_websocket(settings, handshake, stream)
-        _give_up(settings, handshake)
+        raise _overdue(settings, handshake)
     except BaseException:
         if stream is not None:
             await trio.aclose_forcefully(stream)
@@ -219,17 +218,17 @@ async def _shake_hands(stream: trio.abc.Stream, handshake: ClientHandshake) -> N
             return
 
 
-def _give_up(settings: _Settings, handshake: ClientHandshake) -> NoReturn:
-    """Raise what became of a handshake whose time is over."""
+def _overdue(settings: _Settings, handshake: ClientHandshake) -> Exception:
+    """Say what became of a handshake whose time is over."""
     try:
-        handshake.receive_eof()  # a refusal whose body does not end is still a refusal
+        handshake.receive_eof()
+    except HandshakeRejected as rejected:
+        return rejected  # it is one, even if its body does not end
     except InvalidHandshake:
-        url, limit = settings.url, settings.limits.handshake_timeout
-        what = "TLS and the opening handshake" if url.scheme == "wss" else "the opening handshake"
-        raise trio.TooSlowError(
-            f"{what} with {url.authority} took more than {limit} seconds"
-        ) from None
-    raise AssertionError("the end of input ends a handshake")
+        pass
+    url, limit = settings.url, settings.limits.handshake_timeout
+    what = "TLS and the opening handshake" if url.scheme == "wss" else "the opening handshake"
+    return trio.TooSlowError(f"{what} with {url.authority} took more than {limit} seconds")
 
 
 def _make_websocket(
