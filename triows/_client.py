@@ -149,13 +149,7 @@ async def _open(
         await warm_up_in_thread()
         if stream is None:
             stream = await _dial(settings)
-        with trio.move_on_after(settings.limits.handshake_timeout):
-            if settings.url.scheme == "wss":
-                stream = _speak_tls(settings, stream)
-                await _verify(stream)
-            await _shake_hands(stream, handshake)
-            return _make_websocket(settings, handshake, stream)
-        raise _overdue(settings, handshake)
+        return await _upgrade(settings, handshake, stream)
     except BaseException:
         if stream is not None:
             await trio.aclose_forcefully(stream)
@@ -187,20 +181,32 @@ def _flattened(error: OSError, url: URL) -> OSError:
     return OSError(words) if number is None else OSError(number, words)
 
 
-def _speak_tls(settings: _Settings, stream: trio.abc.Stream) -> trio.SSLStream[trio.abc.Stream]:
+async def _upgrade(
+    settings: _Settings, handshake: ClientHandshake, stream: trio.abc.Stream
+) -> WebSocket:
+    """Make a WebSocket of a connection, within the time for that."""
+    with trio.move_on_after(settings.limits.handshake_timeout):
+        if settings.url.scheme == "wss":
+            stream = await _start_tls(settings, stream)
+        await _shake_hands(stream, handshake)
+        return _make_websocket(settings, handshake, stream)
+    raise _overdue(settings, handshake)
+
+
+async def _start_tls(
+    settings: _Settings, stream: trio.abc.Stream
+) -> trio.SSLStream[trio.abc.Stream]:
+    """Do the TLS handshake."""
     context = settings.ssl_context or ssl.create_default_context()
     name = settings.url.host.removesuffix(".")  # RFC 6066 §3
-    return trio.SSLStream(stream, context, server_hostname=name)
-
-
-async def _verify(stream: trio.SSLStream[trio.abc.Stream]) -> None:
-    """Finish the TLS handshake."""
+    over_tls = trio.SSLStream(stream, context, server_hostname=name)
     try:
-        await stream.do_handshake()
+        await over_tls.do_handshake()
     except trio.BrokenResourceError as error:
         if isinstance(error.__cause__, ssl.SSLError):
             raise error.__cause__ from None
         raise ConnectionResetError("the server broke off the TLS handshake") from error
+    return over_tls
 
 
 async def _shake_hands(stream: trio.abc.Stream, handshake: ClientHandshake) -> None:
