@@ -1,5 +1,6 @@
 """WebSockets for Trio: structured concurrency above, compiled speed below."""
 
+from triows._client import open_websocket
 from triows._engine import (
     Accept,
     ClientEngine,
@@ -64,6 +65,7 @@ __all__ = [
     "__version__",
     "compiled",
     "open_reactor",
+    "open_websocket",
     "parse_header",
     "serve",
     "serve_listeners",

@@ -19,6 +19,7 @@ from triows._kernels._headers import write_header as write_header
 from triows._kernels._masking import mask as mask
 from triows._kernels._registry import WarmUp as WarmUp
 from triows._kernels._registry import ensure_warm as ensure_warm
+from triows._kernels._registry import is_warm as is_warm
 from triows._kernels._registry import registered as registered
 from triows._kernels._registry import warm_up as warm_up
 from triows._kernels._scan import COLUMNS as COLUMNS
@@ -26,7 +27,6 @@ from triows._kernels._scan import EXPECT_MASK as EXPECT_MASK
 from triows._kernels._scan import MAX_FRAGMENTS as MAX_FRAGMENTS
 from triows._kernels._scan import MAX_MESSAGE as MAX_MESSAGE
 from triows._kernels._scan import MESSAGE_END as MESSAGE_END
-from triows._kernels._scan import MESSAGE_OPCODE as MESSAGE_OPCODE
 from triows._kernels._scan import STATE_SIZE as STATE_SIZE
 from triows._kernels._scan import WHOLE as WHOLE
 from triows._kernels._scan import scan as scan
