@@ -65,7 +65,7 @@ class Reactor:
         RuntimeError: there is no epoll here, or ``TRIOWS_DRIVER=stream`` rules it out.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a setting of its own, by keyword
+    def __init__(
         self,
         handler: CompiledHandler | None = None,
         *,
@@ -299,7 +299,8 @@ async def open_reactor(
     """Run a reactor for the block; leaving it closes every connection with 1001.
 
     Args:
-        handler, settings: those of `Reactor`.
+        handler: as in `Reactor`.
+        **settings: the others of `Reactor`.
     """
     reactor = Reactor(handler, **settings)
     async with unwrapped_nursery() as nursery:

@@ -5,6 +5,7 @@ own thread empties between turns; a wake-up is an octet in an eventfd, however
 many follow each other. Neither knows how a socket came to be open.
 """
 
+import contextlib
 import math
 import os
 import threading
@@ -80,10 +81,8 @@ class Driver:
         if self._deadline < math.inf:
             os.close(descriptor)
             return
-        try:
+        with contextlib.suppress(OSError):  # closed: for its peer, it was the one too many
             self._loop.add(descriptor, leftover)
-        except OSError:
-            pass  # closed, and counted by no one but its peer: it was the one too many
 
     def _finish(self) -> None:
         self._is_finishing = True
