@@ -1,5 +1,6 @@
 """WebSockets for Trio: structured concurrency above, compiled speed below."""
 
+from triows._client import open_websocket
 from triows._engine import (
     Accept,
     ClientEngine,
@@ -57,6 +58,7 @@ __all__ = [
     "WebSocket",
     "WebSocketStatistics",
     "__version__",
+    "open_websocket",
     "parse_header",
     "serve",
     "serve_listeners",

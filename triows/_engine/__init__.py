@@ -23,6 +23,7 @@ from triows._engine._header import Header as Header
 from triows._engine._header import Incomplete as Incomplete
 from triows._engine._header import parse_header as parse_header
 from triows._engine._header import unmask as unmask
+from triows._engine._headers import FieldsLike as FieldsLike
 from triows._engine._headers import Headers as Headers
 from triows._engine._http import HandshakeRefused as HandshakeRefused
 from triows._engine._http import HTTPResponse as HTTPResponse
@@ -30,6 +31,7 @@ from triows._engine._messages import Budget as Budget
 from triows._engine._octets import Octets as Octets
 from triows._engine._opening import Accept as Accept
 from triows._engine._opening import check_subprotocols as check_subprotocols
+from triows._engine._opening_client import USER_AGENT as USER_AGENT
 from triows._engine._opening_client import ClientHandshake as ClientHandshake
 from triows._engine._opening_server import ServerHandshake as ServerHandshake
 from triows._engine._replies import InputSegment as InputSegment
@@ -37,3 +39,4 @@ from triows._engine._replies import LocalSegment as LocalSegment
 from triows._engine._request import Request as Request
 from triows._engine._roles import ClientEngine as ClientEngine
 from triows._engine._roles import ServerEngine as ServerEngine
+from triows._engine._target import is_authority as is_authority

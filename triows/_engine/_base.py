@@ -136,6 +136,10 @@ class Engine(ABC):
         """Note that this side reads again."""
         self._time.resume(now)
 
+    def note_progress(self, now: float) -> None:
+        """Note that the peer takes octets that had to wait: a sign of life, as octets from it."""
+        self._time.heard(now)
+
     # What goes out.
 
     def send(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:

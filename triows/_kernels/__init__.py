@@ -14,6 +14,7 @@ from triows._kernels._headers import write_header as write_header
 from triows._kernels._masking import mask as mask
 from triows._kernels._registry import WarmUp as WarmUp
 from triows._kernels._registry import ensure_warm as ensure_warm
+from triows._kernels._registry import is_warm as is_warm
 from triows._kernels._registry import registered as registered
 from triows._kernels._registry import warm_up as warm_up
 from triows._kernels._scan import COLUMNS as COLUMNS

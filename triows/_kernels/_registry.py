@@ -118,6 +118,10 @@ class Registry:
 
         return declare
 
+    def is_warm(self) -> bool:
+        """Whether every kernel is ready."""
+        return self._done is not None
+
     def ensure_warm(self) -> None:
         """Make every kernel ready, unless that was done."""
         if self._done is None:
@@ -242,5 +246,6 @@ _REGISTRY: Final = Registry()
 
 kernel = _REGISTRY.kernel
 registered = _REGISTRY.registered
+is_warm = _REGISTRY.is_warm
 ensure_warm = _REGISTRY.ensure_warm
 warm_up = _REGISTRY.warm_up
