@@ -37,3 +37,16 @@ class FaultLog:
             what = f"{what} (and {self._suppressed} faults before it were not logged)"
             self._suppressed = 0
         logger.error("%s", what, exc_info=error)
+
+
+def sift(error: BaseException) -> tuple[Exception | None, BaseException | None]:
+    """Part what went wrong from what stops tasks: `trio.Cancelled`, `KeyboardInterrupt`.
+
+    A nursery in which tasks fail while it is cancelled raises a group of both kinds.
+    The faults are to be logged and forgotten; the rest is to be raised again.
+    """
+    if isinstance(error, Exception):
+        return error, None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Exception)
+    return None, error

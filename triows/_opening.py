@@ -132,6 +132,6 @@ class ServerOpening:
                 return handshake.refuse(answer), False
             self.subprotocol = handshake.choose_subprotocol(answer.subprotocol)
             return handshake.accept(answer.subprotocol, answer.headers), True
-        except (ValueError, RuntimeError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever the answer is, it is the application's
             self._faults.report("on_request gave an answer that cannot be sent", error)
-            return BROKEN.to_octets(), False
+            return handshake.refuse(BROKEN), False

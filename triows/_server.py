@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from triows._engine import Budget, ServerEngine, ServerHandshake, check_subprotocols
-from triows._faultlog import FaultLog
+from triows._faultlog import FaultLog, sift
 from triows._nursery import unwrapped_nursery
 from triows._opening import UNAVAILABLE, OnRequest, ServerOpening
 from triows._options import KeepAlive, Limits
@@ -56,8 +56,12 @@ class _Settings:
     subprotocols: Sequence[str]
     limits: Limits
     keepalive: KeepAlive
-    shutdown_grace: float
-    scheme: str
+    shutdown_grace: float = attrs.field(validator=attrs.validators.ge(0))
+
+    def make_handshake(self, *, scheme: str, remote: object) -> ServerHandshake:
+        return ServerHandshake(
+            self.limits, self.subprotocols, self.origins, scheme=scheme, remote=remote
+        )
 
 
 @attrs.define(eq=False)
@@ -72,18 +76,20 @@ class Server:
     _is_stopping: bool = attrs.field(init=False, default=False)
     _faults: FaultLog = attrs.field(init=False, factory=FaultLog)
     _counts: dict[str, int] = attrs.field(init=False)
+    _addresses: list[Any] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._budget = Budget(self._settings.limits.max_incomplete)
         self._counts = dict.fromkeys(
             ("connections", "accepted", "opened", "refused", "handler_failures"), 0
         )
+        listeners = [getattr(one, "transport_listener", one) for one in self._listeners]
+        self._addresses = [one.socket.getsockname() for one in listeners if hasattr(one, "socket")]
 
     @property
     def addresses(self) -> list[Any]:
         """Where it listens, as the sockets give it; listeners without a socket are left out."""
-        listeners = [getattr(one, "transport_listener", one) for one in self._listeners]
-        return [one.socket.getsockname() for one in listeners if hasattr(one, "socket")]
+        return list(self._addresses)
 
     @property
     def port(self) -> int:
@@ -92,7 +98,7 @@ class Server:
         Raises:
             ValueError: none has.
         """
-        for address in self.addresses:
+        for address in self._addresses:
             if isinstance(address, tuple):
                 return int(address[1])
         raise ValueError("this server listens on no TCP port")
@@ -114,14 +120,24 @@ class Server:
         counts["accepted"] += 1
         counts["connections"] += 1
         try:
-            opened = await self._open(stream)
-            if opened is not None:
-                await self._host(*opened)
-        except Exception as error:  # noqa: BLE001 - no connection may take the server down
-            self._faults.report("a connection failed", error)
-        finally:
-            counts["connections"] -= 1
-            await trio.aclose_forcefully(stream)
+            try:
+                opened = await self._open(stream)
+                if opened is not None:
+                    await self._host(*opened)
+            finally:
+                counts["connections"] -= 1
+                await trio.aclose_forcefully(stream)
+        except BaseException as error:  # noqa: BLE001 - no connection may take the server down
+            self._report("a connection failed", error)
+
+    def _report(self, what: str, error: BaseException) -> bool:
+        """Log what is a fault in *error*, returning whether anything is; raise the rest."""
+        fault, rest = sift(error)
+        if fault is not None:
+            self._faults.report(what, fault)
+        if rest is not None:
+            raise rest
+        return fault is not None
 
     async def _host(self, ws: WebSocket, leftover: bytes) -> None:
         self._counts["opened"] += 1
@@ -129,7 +145,10 @@ class Server:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ws.run, leftover)
-                await self._handle(ws)
+                try:
+                    await self._handle(ws)
+                finally:  # whatever stopped the handler, Ctrl-C at any point, ends the connection
+                    ws.abort("the handler was stopped")
         finally:
             self._websockets.discard(ws)
 
@@ -139,15 +158,24 @@ class Server:
         try:
             await self._settings.handler(ws)
             code = CloseCode.NORMAL
-        except Exception as error:  # noqa: BLE001 - a handler's fault is its connection's end
-            code = CloseCode.NORMAL
-            if not _is_only_the_end(error):
-                code = CloseCode.INTERNAL_ERROR
-                self._counts["handler_failures"] += 1
-                self._faults.report("a handler failed", error)
+        except BaseException as error:  # noqa: BLE001 - what is no fault is raised again
+            fault, rest = sift(error)
+            if fault is not None:
+                code = self._judge(ws, fault)
+            if rest is not None:
+                code = CloseCode.GOING_AWAY
+                raise rest from None
         finally:
             grace = self._settings.shutdown_grace if code == CloseCode.GOING_AWAY else math.inf
             await self._close(ws, code, grace)
+
+    def _judge(self, ws: WebSocket, fault: Exception) -> CloseCode:
+        """Log what a handler raised, unless it only says that the connection has ended."""
+        if not ws.is_open and _is_only_the_end(fault):
+            return CloseCode.NORMAL
+        self._counts["handler_failures"] += 1
+        self._faults.report("a handler failed", fault)
+        return CloseCode.INTERNAL_ERROR
 
     async def _close(self, ws: WebSocket, code: int, grace: float) -> None:
         """Close in order even when cancelled; the deadline comes with the server's end."""
@@ -176,11 +204,8 @@ class Server:
     async def _open(self, stream: trio.abc.Stream) -> tuple[WebSocket, bytes] | None:
         """Shake hands within the deadline; None if that led to no WebSocket."""
         settings = self._settings
-        handshake = ServerHandshake(
-            settings.limits,
-            settings.subprotocols,
-            settings.origins,
-            scheme=settings.scheme,
+        handshake = settings.make_handshake(
+            scheme="wss" if isinstance(stream, trio.SSLStream) else "ws",
             remote=socket_address(stream, "getpeername"),
         )
         opening = ServerOpening(stream, handshake, settings.on_request, self._faults)
@@ -193,7 +218,7 @@ class Server:
                     is_open = await opening.negotiate()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return None
-        except trio.Cancelled:
+        except (trio.Cancelled, BaseExceptionGroup):  # a group if on_request has a nursery
             if not opening.is_answered:
                 await opening.refuse(UNAVAILABLE.to_octets())
             raise
@@ -315,25 +340,28 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
 
     The other arguments, and cancelling, are those of `serve`.
     """
-    check_driver(driver)
-    await warm_up_in_thread()
-    settings = _Settings(
-        handler=handler,
-        on_request=on_request,
-        origins=origins,
-        subprotocols=check_subprotocols(subprotocols),
-        limits=limits,
-        keepalive=keepalive,
-        shutdown_grace=shutdown_grace,
-        scheme="wss" if isinstance(listeners[0], trio.SSLListener) else "ws",
-    )
-    server = Server(settings, listeners)
-    async with unwrapped_nursery() as nursery:
-        nursery.start_soon(server.stop_in_order)
-        task_status.started(server)
-        await trio.serve_listeners(
-            server.serve_connection, list(listeners), handler_nursery=handler_nursery or nursery
+    try:
+        check_driver(driver)
+        settings = _Settings(
+            handler=handler,
+            on_request=on_request,
+            origins=check_origins(origins),
+            subprotocols=check_subprotocols(subprotocols),
+            limits=limits,
+            keepalive=keepalive,
+            shutdown_grace=shutdown_grace,
         )
+        await warm_up_in_thread()
+        server = Server(settings, listeners)
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(server.stop_in_order)
+            task_status.started(server)
+            await trio.serve_listeners(
+                server.serve_connection, list(listeners), handler_nursery=handler_nursery or nursery
+            )
+    finally:
+        for listener in listeners:
+            await trio.aclose_forcefully(listener)
     raise AssertionError("trio.serve_listeners never returns")
 
 
@@ -347,6 +375,19 @@ def check_driver(driver: str) -> None:
         raise ValueError("the reactor driver does not exist yet: use driver='stream' or 'auto'")
     if driver not in {"auto", "stream"}:
         raise ValueError(f"there is no driver {driver!r}: 'auto', 'stream' or 'reactor'")
+
+
+def check_origins(origins: Collection[str | None] | None) -> Collection[str | None] | None:
+    """Return *origins* in the lower case in which they are compared.
+
+    Raises:
+        TypeError: it is a single origin.
+    """
+    if isinstance(origins, str):
+        raise TypeError(f"origins is a collection of origins, not one: {origins!a}")
+    if origins is None:
+        return None
+    return frozenset(None if one is None else one.lower() for one in origins)
 
 
 def _is_only_the_end(error: BaseException) -> bool:

@@ -16,7 +16,9 @@ transport to take octets:
 Most sends never meet the writer. On a plain socket `flush` tries one
 non-blocking write at once, from whichever task queued the octets, unless some
 are waiting already; the writer is woken only for what the kernel did not take.
-TLS and other streams always take the way through the writer.
+TLS and other streams always take the way through the writer. That a transport
+which had kept octets waiting takes some is a sign that the peer lives: a Ping may
+stand in line behind them for longer than keepalive would bear.
 
 A write that fails does not end the connection at once: what the peer sent
 before it went, its Close frame above all, may still wait to be read. The pump
@@ -26,6 +28,7 @@ All three tasks are shielded: a connection that is cancelled from outside still
 has to close in an orderly way, which is bounded by deadlines of its own.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable
@@ -48,6 +51,12 @@ LAST_READS = 1.0
 LINGER = 1.0
 """Seconds that a failed connection over a stream that cannot be half-closed stays open,
 so that the peer can read the Close frame before unread octets make TCP reset it."""
+
+STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+"""What a stream may raise because of its peer, or because it was closed elsewhere.
+
+An `OSError`, of which `ssl.SSLError` is one, should not come from a Trio stream, but does.
+"""
 
 
 class Sink(Protocol):
@@ -81,6 +90,7 @@ class StreamDriver:
         self._is_writing = False
         self._is_writer_started = False
         self._has_ended_writing = False
+        self._may_come_earlier = False
         self.is_broken = False
         """Whether the transport no longer takes octets."""
 
@@ -127,6 +137,8 @@ class StreamDriver:
         with trio.CancelScope(shield=True):
             try:
                 async with trio.open_nursery() as self._tasks:
+                    if self.is_broken:  # by what was sent before there were tasks
+                        self._start(self._lose_after, LAST_READS, "sending failed")
                     self._tasks.start_soon(self._watch)
                     self._tasks.start_soon(self._pump, leftover)
             finally:
@@ -137,6 +149,7 @@ class StreamDriver:
             self._react(self._engine.receive(leftover, trio.current_time()))
         else:
             self._react(())
+        self._sink.make_room()  # what had to wait for this task may just have left
         if self._descriptor is None:
             await self._pump_stream()
         else:
@@ -149,16 +162,16 @@ class StreamDriver:
         while True:
             if self._resumed is not None:
                 await self._wait_until_reading()
-            await trio.lowlevel.wait_readable(descriptor)
             try:
+                await trio.lowlevel.wait_readable(descriptor)
                 count = os.readv(descriptor, buffers)
             except BlockingIOError:
                 continue
-            except OSError as error:
-                self._lose(f"receiving failed: {error.strerror}")
+            except STREAM_ERRORS as error:
+                self._lose(f"receiving failed: {error}")
                 return
             if not count:
-                self._lose("the peer ended the transport")
+                self._hear_the_end()
                 return
             self._react(engine.receive(octets[:count], trio.current_time()))
 
@@ -167,11 +180,11 @@ class StreamDriver:
             await self._wait_until_reading()
             try:
                 octets = await self._stream.receive_some(RECEIVE_SIZE)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            except STREAM_ERRORS as error:
                 self._lose(f"receiving failed: {error.__cause__ or error}")
                 return
             if not octets:
-                self._lose("the peer ended the transport")
+                self._hear_the_end()
                 return
             self._react(self._engine.receive(octets, trio.current_time()))
 
@@ -184,6 +197,7 @@ class StreamDriver:
             with trio.CancelScope(deadline=self._engine.next_deadline()) as self._alarm:
                 await trio.sleep_forever()
             self._react(self._engine.handle_timeout(trio.current_time()))
+            self._may_come_earlier = True
 
     def _rearm(self) -> None:
         """Wake the watch earlier if need be; that it wakes too early does no harm."""
@@ -197,7 +211,8 @@ class StreamDriver:
             self.flush()
         else:
             self._settle()
-        if self._engine.has_partial:
+        if self._engine.has_partial or self._may_come_earlier:
+            self._may_come_earlier = False
             self._rearm()
 
     def _settle(self) -> None:
@@ -225,6 +240,11 @@ class StreamDriver:
         except OSError as error:
             self._lose(f"shutting down failed: {error.strerror}")
 
+    def _hear_the_end(self) -> None:
+        """The peer will send no more; what it is still owed after both Closes goes out first."""
+        if not (self._engine.may_drop and self._engine.outbound.size):
+            self._lose("the peer ended the transport")
+
     def _lose(self, why: str) -> None:
         self._react(self._engine.receive_eof(trio.current_time(), why))
 
@@ -234,14 +254,18 @@ class StreamDriver:
 
     async def _drop(self) -> None:
         """Close the transport: with a TLS farewell if all went well."""
+        went_well = self._engine.phase is Phase.CLOSED
         self._descriptor = None  # the number may soon be another connection's
         self.is_broken = True
         self._engine.outbound.clear()
+        self._sink.deliver(self._engine.receive_eof(trio.current_time(), "it was dropped"))
         self._sink.make_room()
-        if self._engine.phase is Phase.CLOSED:
-            with trio.move_on_after(LINGER):
-                await self._stream.aclose()
-        await trio.aclose_forcefully(self._stream)
+        try:
+            if went_well:
+                with trio.move_on_after(LINGER), contextlib.suppress(*STREAM_ERRORS):
+                    await self._stream.aclose()
+        finally:
+            await trio.aclose_forcefully(self._stream)
 
     # Writing.
 
@@ -274,21 +298,34 @@ class StreamDriver:
                 self._settle()
                 await self._writer.wait()
             elif self._descriptor is not None:
-                await trio.lowlevel.wait_writable(self._descriptor)
-                self._write_now(self._descriptor)
+                await self._write_later(self._descriptor)
             else:
                 await self._send_some()
             self._sink.make_room()
+
+    async def _write_later(self, descriptor: int) -> None:
+        outbound = self._engine.outbound
+        try:
+            await trio.lowlevel.wait_writable(descriptor)
+        except STREAM_ERRORS as error:
+            self._break_off(f"sending failed: {error}")
+            return
+        unsent = outbound.size
+        self._write_now(descriptor)
+        if outbound.size < unsent:
+            self._engine.note_progress(trio.current_time())
 
     async def _send_some(self) -> None:
         outbound = self._engine.outbound
         octets = outbound.head(SEND_SIZE)
         try:
             await self._stream.send_all(octets)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except STREAM_ERRORS as error:
             self._break_off(f"sending failed: {error.__cause__ or error}")
         else:
             outbound.consume(len(octets))
+            if len(octets) == SEND_SIZE:
+                self._engine.note_progress(trio.current_time())
 
     def _break_off(self, why: str) -> None:
         """Stop sending; let the pump find out what the peer said last."""

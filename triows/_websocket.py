@@ -96,6 +96,7 @@ class WebSocketStatistics:
 class _Ping:
     """A Ping whose Pong is awaited."""
 
+    payload: bytes
     sent: float
     is_over: trio.Event = attrs.field(factory=trio.Event)
     round_trip: float | None = None
@@ -162,8 +163,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._is_full or self._turn.locked():
             async with self._turn:
-                while self._is_full and self._is_open:
-                    await self._room.park()
+                await self._wait_for_room()
                 self._queue(opcode, payload)
         else:
             self._queue(opcode, payload)
@@ -178,43 +178,40 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         And what `send` raises.
         """
         opcode, payload = _encode(message)
-        if self._turn.locked() or (self._is_full and self._is_open):
+        if (self._is_full or self._turn.locked()) and self.is_open:
             raise trio.WouldBlock
         self._queue(opcode, payload)
 
     async def ping(self, payload: bytes | None = None) -> float:
-        """Send a Ping and wait for its Pong (RFC 6455 §5.5.2).
+        """Send a Ping, waiting for room as `send` does, and wait for its Pong (RFC 6455 §5.5.2).
 
         Args:
-            payload: 0..125 octets, unlike those of any Ping still in flight; by default
+            payload: 0..125 octets, unlike those of any Ping that is waited for; by default
                 some that are.
 
         Returns:
-            The round-trip time in seconds.
+            The round-trip time in seconds, that behind unsent octets included.
 
         Raises:
-            ValueError: *payload* is too long or in flight; nothing was sent.
+            ValueError: *payload* is too long or waited for; nothing was sent.
             trio.ClosedResourceError: `aclose` was called on this side.
             ConnectionBroken: the connection ended before the Pong came.
 
         Cancelling leaves the connection usable; a late Pong is ignored.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if payload is None:
-            self._ping_count += 1
-            payload = b"triows %d" % self._ping_count
-        if payload in self._pings:
-            raise ValueError(f"a ping with the payload {payload!r} is in flight")
-        self._check_sendable()
-        self._engine.ping(payload)
-        ping = self._pings[payload] = _Ping(trio.current_time())
-        self._driver.flush()
+        if self._is_full or self._turn.locked():
+            async with self._turn:
+                await self._wait_for_room()
+        ping = self._queue_ping(payload)
         try:
             await ping.is_over.wait()
         finally:
-            self._pings.pop(payload, None)
+            if self._pings.get(ping.payload) is ping:
+                del self._pings[ping.payload]
         if ping.round_trip is None:
-            self._raise_ended()
+            self._check_sendable()
+            raise self._broken()
         return ping.round_trip
 
     # Receiving.
@@ -288,8 +285,8 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             self._driver.flush()
         try:
             await self._ended.wait()
-        except trio.Cancelled:
-            self._driver.abort("closing was cancelled")
+        except BaseException:
+            self.abort("closing was cancelled")
             raise
 
     async def send_close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
@@ -354,6 +351,15 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             return CloseReason(CloseCode.ABNORMAL, outcome.reason)
         return CloseReason(outcome.code, outcome.reason)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a message can be queued: neither side has closed, the transport works."""
+        return (
+            self._engine.phase is Phase.OPEN
+            and not self._is_closed_here
+            and not self._driver.is_broken
+        )
+
     def statistics(self) -> WebSocketStatistics:
         """Return a snapshot of what went through and what waits."""
         return WebSocketStatistics(
@@ -381,6 +387,11 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             self._ended.set()
             self._wake_everyone()
 
+    def abort(self, why: str) -> None:
+        """Drop the transport at once; for the shells. Once the connection has ended, nothing."""
+        if not self._ended.is_set():
+            self._driver.abort(why)
+
     def deliver(self, events: Iterable[Event]) -> None:
         """Take what was received; for the driver."""
         for event in events:
@@ -396,18 +407,10 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
     def make_room(self) -> None:
         """Take note that octets have left; for the driver."""
-        if not (self._is_full and self._is_open):
+        if not (self._is_full and self.is_open):
             self._room.unpark_all()
 
     # Inside.
-
-    @property
-    def _is_open(self) -> bool:
-        return (
-            self._engine.phase is Phase.OPEN
-            and not self._is_closed_here
-            and not self._driver.is_broken
-        )
 
     @property
     def _may_hear_more(self) -> bool:
@@ -424,10 +427,33 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         self._engine.send(opcode, payload)
         self._driver.flush()
 
+    async def _wait_for_room(self) -> None:
+        """Wait until there is room or no use for it; for whose turn it is to send."""
+        while self._is_full and self.is_open:
+            await self._room.park()
+
+    def _queue_ping(self, payload: bytes | None) -> _Ping:
+        self._check_sendable()
+        if payload is None:
+            payload = self._fresh_ping_payload()
+        elif payload in self._pings:
+            raise ValueError(f"a ping with the payload {payload!r} is waited for already")
+        self._engine.ping(payload)
+        ping = self._pings[payload] = _Ping(payload, trio.current_time())
+        self._driver.flush()
+        return ping
+
+    def _fresh_ping_payload(self) -> bytes:
+        while True:
+            self._ping_count += 1
+            payload = b"triows %d" % self._ping_count
+            if payload not in self._pings:
+                return payload
+
     def _check_sendable(self) -> None:
         if self._is_closed_here or self._has_sent_close:
             raise trio.ClosedResourceError("this WebSocket was closed")
-        if not self._is_open:
+        if not self.is_open:
             raise self._broken()
 
     def _admit(self, message: Message) -> None:

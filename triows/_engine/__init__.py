@@ -12,8 +12,6 @@ from triows._engine._base import close_payload as close_payload
 from triows._engine._closing import TRANSITIONS as TRANSITIONS
 from triows._engine._closing import Input as Input
 from triows._engine._closing import Phase as Phase
-from triows._engine._embedded import InputSegment as InputSegment
-from triows._engine._embedded import LocalSegment as LocalSegment
 from triows._engine._embedded import Response as Response
 from triows._engine._events import Closed as Closed
 from triows._engine._events import Event as Event
@@ -36,6 +34,8 @@ from triows._engine._opening import check_subprotocols as check_subprotocols
 from triows._engine._opening_client import USER_AGENT as USER_AGENT
 from triows._engine._opening_client import ClientHandshake as ClientHandshake
 from triows._engine._opening_server import ServerHandshake as ServerHandshake
+from triows._engine._replies import InputSegment as InputSegment
+from triows._engine._replies import LocalSegment as LocalSegment
 from triows._engine._request import Request as Request
 from triows._engine._roles import ClientEngine as ClientEngine
 from triows._engine._roles import ServerEngine as ServerEngine

@@ -22,7 +22,6 @@ from triows._kernels._scan import EXPECT_MASK as EXPECT_MASK
 from triows._kernels._scan import MAX_FRAGMENTS as MAX_FRAGMENTS
 from triows._kernels._scan import MAX_MESSAGE as MAX_MESSAGE
 from triows._kernels._scan import MESSAGE_END as MESSAGE_END
-from triows._kernels._scan import MESSAGE_OPCODE as MESSAGE_OPCODE
 from triows._kernels._scan import STATE_SIZE as STATE_SIZE
 from triows._kernels._scan import WHOLE as WHOLE
 from triows._kernels._scan import scan as scan
