@@ -183,6 +183,7 @@ async def _converse_on_terminal(talk: _Talk) -> None:
     with terminal.taken_over():
         terminal.show(f"connected to {ws.request.host}{protocol}; Ctrl-D closes")
         await _converse(talk, send_lines, show_messages)
+        terminal.show(f"closed with {ws.close_reason and ws.close_reason.code}")
 
 
 def _shown(message: str | bytes) -> str:

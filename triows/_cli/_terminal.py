@@ -21,6 +21,7 @@ from triows._cli._printable import printable, width, write_all
 PROMPT = "> "
 _ERASE = "\r\x1b[K"
 _READ_SIZE = 4_096
+_COLUMNS = 80  # of a terminal that does not know
 
 # What a key that is no character sends (ECMA-48 §5.4, and the keypad's SS3).
 _SPECIAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~]|[^\[O])")
@@ -123,7 +124,8 @@ class Terminal:
 
     def _draw(self) -> None:
         """Draw as much of the line's end as fits."""
-        room = os.get_terminal_size(self._descriptor).columns - len(PROMPT) - 1
+        columns = os.get_terminal_size(self._descriptor).columns or _COLUMNS
+        room = columns - len(PROMPT) - 1
         shown = ""
         for character in reversed(self._typed):
             piece = printable(character)
