@@ -50,8 +50,10 @@ _FIN: Final = 0x80
 _PING: Final = 0x9
 
 
-@kernel("int64(int64[::1], int64[:,::1], int32[::1], int64)")
-def add_connection(loop: Integers, slots: Integers, event: Words, descriptor: int) -> int:
+@kernel("int64(int64[::1], int64[:,::1], int32[::1], int64[::1], int64)")
+def add_connection(
+    loop: Integers, slots: Integers, event: Words, clock: Integers, descriptor: int
+) -> int:
     """Give a socket that is past its opening handshake a slot, and watch it.
 
     Returns the slot, -1 if none is free, or a negative errno below that, shifted by one.
@@ -72,7 +74,7 @@ def add_connection(loop: Integers, slots: Integers, event: Words, descriptor: in
     row[s.GENERATION] = generation
     row[s.PHASE] = s.OPEN
     row[s.INTEREST] = EPOLLIN
-    row[s.HEARD] = loop[s.NOW]
+    row[s.HEARD] = loop[s.NOW] = now(clock)  # the last turn may be long ago
     row[s.NEXT_FREE] = next_free
     result = watch(loop[s.EPOLL], EPOLL_CTL_ADD, descriptor, EPOLLIN, slot, generation, event)
     if result < 0:

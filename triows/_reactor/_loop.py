@@ -77,6 +77,7 @@ class Loop:
         self._slots = np.zeros((limits.max_connections, s.SLOT_SIZE), np.int64)
         self._region = np.zeros(s.HEADROOM + s.RECEIVE_SIZE + s.TAILROOM, np.uint8)
         self._event = np.zeros(kernels.system.EVENT_WORDS, np.int32)
+        self._clock = np.zeros(2, np.int64)
         self._arrays = (
             self._registers,
             self._slots,
@@ -84,7 +85,7 @@ class Loop:
             np.zeros((_ROWS, kernels.COLUMNS), np.int64),
             self._event,
             np.zeros((_EVENTS, kernels.system.EVENT_WORDS), np.int32),
-            np.zeros(2, np.int64),
+            self._clock,
         )
         self._is_closed = False
         self._set_up(handler, limits, keepalive)
@@ -167,7 +168,9 @@ class Loop:
         Raises:
             OSError: it cannot be watched, or the loop is full.
         """
-        slot = kernels.turn.add_connection(self._registers, self._slots, self._event, descriptor)
+        slot = kernels.turn.add_connection(
+            self._registers, self._slots, self._event, self._clock, descriptor
+        )
         if slot < 0:
             os.close(descriptor)
             _check(slot + 1 or -24)  # EMFILE: no slot is free
