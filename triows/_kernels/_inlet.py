@@ -68,7 +68,7 @@ def place(loop: Integers, region: Octets, opcode: int, start: int, size: int) ->
     if loop[s.OUT_STOP] == 0:
         loop[s.OUT_START] = start - header
         loop[s.OUT_STOP] = start - header
-    elif loop[s.OUT_STOP] + header != start:
+    else:
         move(region, loop[s.OUT_STOP] + header, region, start, size)
     write_header(region, loop[s.OUT_STOP], _FIN | opcode, size, -1)
     loop[s.OUT_STOP] += header + size

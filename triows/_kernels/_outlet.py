@@ -149,18 +149,17 @@ def emit(
 
 @kernel("int64(int64[::1], int64[::1], int32[::1], int64)", inner=True)
 def flush(loop: Integers, row: Integers, event: Words, slot: int) -> int:
-    """Send what the kernel takes of the queue; returns 0, or BROKEN."""
-    if row[QUEUE_SIZE] > 0:
-        held = block(row[QUEUE], row[QUEUE_ROOM])
-        sent = send_now(loop, row, held, row[QUEUE_START], row[QUEUE_SIZE])
-        if sent < 0:
-            return BROKEN
-        if sent > 0:  # a sign of life: the peer reads
-            row[HEARD] = loop[NOW]
-            row[IS_PINGING] = 0
-        row[QUEUE_START] += sent
-        row[QUEUE_SIZE] -= sent
-        loop[QUEUED] -= sent
-        if row[QUEUE_SIZE] == 0:
-            drop_queue(loop, row)
+    """Send what the kernel takes of the queue, which is not empty; returns 0, or BROKEN."""
+    held = block(row[QUEUE], row[QUEUE_ROOM])
+    sent = send_now(loop, row, held, row[QUEUE_START], row[QUEUE_SIZE])
+    if sent < 0:
+        return BROKEN
+    if sent > 0:  # a sign of life: the peer reads
+        row[HEARD] = loop[NOW]
+        row[IS_PINGING] = 0
+    row[QUEUE_START] += sent
+    row[QUEUE_SIZE] -= sent
+    loop[QUEUED] -= sent
+    if row[QUEUE_SIZE] == 0:
+        drop_queue(loop, row)
     return adjust_interest(loop, row, event, slot)

@@ -70,7 +70,7 @@ _INTERPRETED: Final = {
 
 def _foreign(name: str, result: str, *arguments: str) -> Any:
     """Return libc's function *name*, for kernels in the mode that they run in."""
-    if JIT:
+    if JIT:  # pragma: no cover - numba's side, out of coverage's sight
         return types.ExternalFunction(
             name, _COMPILED[result](*(_COMPILED[one] for one in arguments))
         )

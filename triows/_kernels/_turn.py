@@ -127,7 +127,7 @@ def serve_socket(
     """Do what a socket is ready for; returns 0."""
     row = slots[slot]
     result = 0
-    if mask & EPOLLOUT:
+    if mask & EPOLLOUT and row[s.QUEUE_SIZE] > 0:
         result = flush(loop, row, event, slot)
     if result == 0 and mask & ~EPOLLOUT:
         if row[s.PHASE] == s.OPEN and row[REMAINING] > DIRECT:
