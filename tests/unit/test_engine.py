@@ -535,6 +535,14 @@ def test_a_side_that_does_not_read_blames_no_one(engine):
     assert engine.handle_timeout(1_050) == [Failed(1008, "message not finished in time")]
 
 
+def test_a_peer_that_takes_octets_is_alive(engine):
+    """What it reads after a long wait answers a Ping as well as what it sends."""
+    engine.handle_timeout(20)
+    engine.note_progress(29)
+
+    assert engine.next_deadline() == 49
+
+
 def test_no_keepalive():
     """Without keepalive a quiet connection stays for ever."""
     engine = ServerEngine(keepalive=NO_KEEPALIVE)

@@ -210,7 +210,7 @@ class Engine(ABC):
                 if flags & kernels.MESSAGE_END:
                     whole = self._finish_message()
                     events.append(_message(opcode, whole, len(whole)))
-        self._note_progress()
+        self._note_whole()
 
     def _take_control(self, opcode: int, payload: bytes, now: float, events: list[Event]) -> None:
         if opcode == Opcode.PING:
@@ -228,7 +228,7 @@ class Engine(ABC):
         self._time.message_since = _NEVER
         return self._assembly.finish()
 
-    def _note_progress(self) -> None:
+    def _note_whole(self) -> None:
         # Pieces came and no message is under way: what had begun before them is whole.
         if not self._assembly.is_under_way:
             self._time.message_since = _NEVER

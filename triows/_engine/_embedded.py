@@ -155,7 +155,7 @@ class EmbeddedEngine(Engine):
                 self._assembly.add(payload)
                 if flags & kernels.MESSAGE_END:
                     self._process_joined(opcode, self._finish_message(), handler, now)
-        self._note_progress()
+        self._note_whole()
 
     def _process_joined(
         self, opcode: int, payload: bytearray, handler: Handler, now: float

@@ -176,7 +176,7 @@ class _Overloads(caching._Cache):  # type: ignore[misc]  # noqa: SLF001 - numba'
         self.loads = 0
 
     @property
-    def cache_path(self) -> str:
+    def cache_path(self) -> str:  # pragma: no cover - for numba's statistics, which no one asks for
         return str(self._store.path)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
