@@ -17,7 +17,10 @@ import trio
 
 import triows
 from tests.conformance.transports import run_in_virtual_time
+from triows._kernels._registry import JIT
 from triows.testing import memory_pair
+
+pytestmark = pytest.mark.skipif(not JIT, reason="interpreted, 10 MiB take half a minute")
 
 LARGE = 10 * 2**20
 LIMITS = triows.Limits(max_message=LARGE, receive_queue_messages=4)
