@@ -1,7 +1,6 @@
 """The client: what it asks for, what it raises, and how it leaves."""
 
 import errno
-import os
 import socket
 from functools import partial
 
@@ -12,7 +11,6 @@ import trio.testing
 import triows
 from tests.conformance.transports import MemoryListener, in_memory, open_pair
 from triows._client import FAREWELL, open_websocket
-from triows._engine._roles import _fresh_key
 
 
 async def echo(ws):
@@ -443,24 +441,7 @@ async def test_send_close_gives_no_more_time_than_aclose(meet):
         assert trio.current_time() == 5
 
 
-# Masking keys (RFC 6455 §5.3, §10.3).
-
-
-def test_masking_keys_differ_between_processes_that_share_an_ancestor():
-    """Keys drawn on either side of a fork are not the same."""
-    _fresh_key()
-    ours, theirs = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.write(theirs, b"".join(_fresh_key().to_bytes(4, "big") for _ in range(8)))
-        os._exit(0)
-    os.waitpid(pid, 0)
-    drawn = os.read(ours, 64)
-    os.close(ours)
-    os.close(theirs)
-
-    assert len(drawn) == 32
-    assert drawn != b"".join(_fresh_key().to_bytes(4, "big") for _ in range(8))
+# The key of the opening handshake (RFC 6455 §4.1).
 
 
 def test_the_opening_key_is_fresh(warm):

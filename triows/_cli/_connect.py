@@ -1,7 +1,6 @@
 """``triows connect``: a client for people at a terminal, for pipes, and for measuring servers."""
 
 import argparse
-import math
 import os
 import ssl
 import sys
@@ -91,7 +90,7 @@ class _Talk:
     ws: WebSocket
     quiet: float
     is_binary: bool
-    _last: float = -math.inf
+    _last: float = attrs.field(factory=trio.current_time)
 
     async def send(self, line: bytes) -> None:
         """Send a line as a message."""
