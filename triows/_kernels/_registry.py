@@ -104,7 +104,8 @@ class Registry:
 
         Args:
             signatures: as numba writes them.
-            inner: it is there for other kernels; `warm_up` makes it ready only with them.
+            inner: it is there for other kernels; `warm_up` makes it ready only with them,
+                and from Python it cannot be called before `make_inner_ready`.
             inline: it is inner, and no call at all: an array costs seven words in every
                 call, which counts where a call does little else.
         """
@@ -126,6 +127,8 @@ class Registry:
             if JIT:
                 # What numba calls for arguments that it has no compiled code for.
                 dispatcher._compile_for_args = lambda *_, **__: self._warm(kernel)  # noqa: SLF001 - numba offers no hook for this
+                if kernel.is_inner:  # nor may whoever compiles a caller choose its signature
+                    dispatcher._can_compile = False  # noqa: SLF001 - disable_compile() wants code first
             self._kernels.append(kernel)
             self._done = None
             ready: Callable[_P, _R] = dispatcher
@@ -191,6 +194,11 @@ class Registry:
             kernel.dispatcher._cache = overloads  # noqa: SLF001 - numba picks its own directory otherwise
         self._compile(kernel, overloads)
 
+    def make_inner_ready(self) -> None:
+        """Compile the inner kernels too, for whoever is to compile a caller of theirs."""
+        with self._lock:
+            self._make_inner_ready(len(self._kernels))
+
     def _make_inner_ready(self, stop: int, progress: Progress | None = None) -> None:
         """Compile what an entry that is declared as number *stop* may call."""
         for number, kernel in enumerate(self._kernels[:stop]):
@@ -200,6 +208,7 @@ class Registry:
 
     def _compile(self, kernel: Kernel, overloads: "_Overloads | None") -> None:
         begin = time.perf_counter()
+        kernel.dispatcher._can_compile = True  # noqa: SLF001 - see `kernel`
         for signature in kernel.signatures:
             kernel.dispatcher.compile(signature)
         kernel.dispatcher.disable_compile()
@@ -215,11 +224,6 @@ class Registry:
 
     def _warm(self, kernel: Kernel) -> Any:
         self.ensure_warm()
-        if kernel.is_inner:
-            with self._lock:
-                self._make_inner_ready(self._kernels.index(kernel) + 1)
-                if kernel.is_inline and kernel.name not in self._timings:
-                    self._compile(kernel, None)
         return kernel.dispatcher  # numba calls again what it is given
 
 
@@ -293,4 +297,5 @@ kernel = _REGISTRY.kernel
 registered = _REGISTRY.registered
 is_warm = _REGISTRY.is_warm
 ensure_warm = _REGISTRY.ensure_warm
+make_inner_ready = _REGISTRY.make_inner_ready
 warm_up = _REGISTRY.warm_up
