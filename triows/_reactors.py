@@ -10,7 +10,7 @@ import logging
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from typing import Any, Final
 
 import trio
@@ -146,7 +146,7 @@ class Reactor:
             opened.append(listening)
             self._sockets.append(listening)
             if self._nursery is not None:
-                self._nursery.start_soon(self._accept, listening)
+                self._start_accepting(listening)
         return [one.getsockname() for one in opened]
 
     async def run(
@@ -178,7 +178,7 @@ class Reactor:
                 for driver in self._drivers:
                     self._nursery.start_soon(driver.run)
                 for listening in self._sockets:
-                    self._nursery.start_soon(self._accept, listening)
+                    self._start_accepting(listening)
                 task_status.started(self)
                 await self._wait_until_idle()
                 for driver in self._drivers:
@@ -204,18 +204,20 @@ class Reactor:
         await self.run(task_status=task_status)
 
     @contextlib.contextmanager
-    def _in_use(self) -> Any:
+    def _in_use(self) -> Iterator[None]:
         """Keep `run` from ending, for the block."""
         self._uses += 1
         try:
             yield
         finally:
-            self._uses -= 1
-            if not self._uses:
-                self._is_idle.set()
+            self._stop_using()
+
+    def _stop_using(self) -> None:
+        self._uses -= 1
+        if not self._uses:
+            self._is_idle.set()
 
     async def _wait_until_idle(self) -> None:
-        await trio.lowlevel.checkpoint()  # let what was started be in use
         while self._uses:
             self._is_idle = trio.Event()
             await self._is_idle.wait()
@@ -229,9 +231,14 @@ class Reactor:
 
     # Accepting.
 
+    def _start_accepting(self, listening: socket.socket) -> None:
+        assert self._nursery is not None
+        self._uses += 1  # now, not when the task runs: `run` may look before that
+        self._nursery.start_soon(self._accept, listening)
+
     async def _accept(self, listening: socket.socket) -> None:
         """Accept in batches until cancelled; the machine's troubles are waited out."""
-        with self._in_use():
+        try:
             while True:
                 await trio.lowlevel.wait_readable(listening)
                 for _ in range(ACCEPTS):
@@ -246,6 +253,8 @@ class Reactor:
                         await trio.sleep(BACK_OFF)
                         break
                     self._start_opening(connection)
+        finally:
+            self._stop_using()
 
     def _start_opening(self, connection: socket.socket) -> None:
         assert self._nursery is not None

@@ -144,8 +144,13 @@ def _judge(verdict: Verdict) -> Iterator[str]:
 
 
 def server_command(driver: str) -> list[str]:
-    """The command that starts our echo server with room for section 9."""
+    """The command that starts our echo server with room for section 9.
+
+    On the reactor it has a compiled handler, so far the only kind there is.
+    """
     options = ["--port", "0", "--driver", driver, "--max-message", str(2**24)]
+    if driver == "reactor":
+        options += ["--api", "compiled"]
     return [sys.executable, "-m", "triows", "echo", *options]
 
 

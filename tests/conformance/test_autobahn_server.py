@@ -17,7 +17,7 @@ from tests.conformance.transports import DRIVERS
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", [*DRIVERS, "reactor"])
 @pytest.mark.parametrize(
     "selection", [pytest.param(CORE, id="core"), pytest.param(LARGE, id="large")]
 )

@@ -104,6 +104,18 @@ async def test_run_ends_without_listener_and_connection():
         await triows.Reactor().run()
 
 
+async def test_a_listener_that_was_there_before_keeps_run_going():
+    """Whichever task runs first, run does not end before the listener is in use."""
+    with trio.fail_after(20):
+        for _ in range(20):
+            async with trio.open_nursery() as nursery:
+                reactor = await nursery.start(partial(triows.Reactor().run_echo, 0))
+                async with connect("ws://{}:{}".format(*reactor.addresses[0])) as connection:
+                    await connection.send("x")
+                    assert await connection.recv() == "x"
+                nursery.cancel_scope.cancel()
+
+
 async def test_requests_are_asked_about():
     """on_request may answer with a response of its own."""
 
