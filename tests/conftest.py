@@ -6,6 +6,7 @@ clock that jumps whenever every task waits, or TCP on loopback in real time.
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import trio
 
 import triows
 from tests.conformance.peer import Answer, Peer
+from tests.conformance.raw_server import RawServer, Scene, set_scene
 from tests.conformance.transports import WIRES, MemoryListener, Wire
 
 
@@ -47,6 +49,7 @@ class Served:
 
 
 Serve = Callable[..., Awaitable[Served]]
+Meet = Callable[..., AbstractAsyncContextManager[tuple["triows.WebSocket", RawServer]]]
 
 
 @pytest.fixture(scope="session")
@@ -97,3 +100,39 @@ def no_tracebacks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         if record.levelno >= logging.WARNING and (record.exc_info or record.exc_text)
     ]
     assert not shown, [record.getMessage() for record in shown]
+
+
+@pytest.fixture
+async def scene(wire: Wire) -> Scene:
+    """A raw server to connect to, over each transport in turn."""
+    return await set_scene(wire)
+
+
+@pytest.fixture
+def meet(scene: Scene) -> Meet:
+    """What opens a WebSocket to a raw server; the block gets both ends.
+
+    The raw server's end is dropped before the client leaves its own block.
+    """
+
+    @asynccontextmanager
+    async def meeting(
+        octets: bytes = b"", **options: Any
+    ) -> AsyncIterator[tuple[triows.WebSocket, RawServer]]:
+        opened, wait_opened = trio.open_memory_channel[RawServer](1)
+
+        async def serve() -> None:
+            server = await scene.accept()
+            await server.open(octets)
+            opened.send_nowait(server)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            async with scene.open(**options) as ws:
+                server = await wait_opened.receive()
+                try:
+                    yield ws, server
+                finally:
+                    await trio.aclose_forcefully(server.stream)
+
+    return meeting

@@ -1,5 +1,6 @@
 """WebSockets for Trio: structured concurrency above, compiled speed below."""
 
+from triows._client import open_websocket
 from triows._engine import (
     Accept,
     ClientEngine,
@@ -24,6 +25,8 @@ from triows._errors import (
 )
 from triows._kernels import warm_up
 from triows._options import KeepAlive, Limits
+from triows._reactor import CompiledHandler, LoopStatistics, compiled
+from triows._reactors import Reactor, open_reactor
 from triows._server import Server, ServerStatistics, serve, serve_listeners
 from triows._spec import CloseCode, Opcode
 from triows._version import __version__
@@ -34,6 +37,7 @@ __all__ = [
     "ClientEngine",
     "CloseCode",
     "CloseReason",
+    "CompiledHandler",
     "ConnectionBroken",
     "HTTPResponse",
     "HandshakeError",
@@ -46,8 +50,10 @@ __all__ = [
     "KeepAlive",
     "Limits",
     "LocalSegment",
+    "LoopStatistics",
     "Opcode",
     "ProtocolError",
+    "Reactor",
     "Request",
     "Response",
     "Server",
@@ -57,6 +63,9 @@ __all__ = [
     "WebSocket",
     "WebSocketStatistics",
     "__version__",
+    "compiled",
+    "open_reactor",
+    "open_websocket",
     "parse_header",
     "serve",
     "serve_listeners",

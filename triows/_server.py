@@ -24,6 +24,7 @@ from triows._nursery import unwrapped_nursery
 from triows._opening import UNAVAILABLE, OnRequest, ServerOpening
 from triows._options import KeepAlive, Limits
 from triows._spec import CloseCode
+from triows._stream import socket_address
 from triows._warmup import warm_up_in_thread
 from triows._websocket import ConnectionBroken, Opening, WebSocket
 
@@ -205,7 +206,7 @@ class Server:
         settings = self._settings
         handshake = settings.make_handshake(
             scheme="wss" if isinstance(stream, trio.SSLStream) else "ws",
-            remote=_address(stream, "getpeername"),
+            remote=socket_address(stream, "getpeername"),
         )
         opening = ServerOpening(stream, handshake, settings.on_request, self._faults)
         is_open = False
@@ -239,7 +240,7 @@ class Server:
         opening = Opening(
             request=handshake.request,
             subprotocol=subprotocol,
-            local=_address(stream, "getsockname"),
+            local=socket_address(stream, "getsockname"),
             remote=handshake.request.remote,
         )
         return WebSocket(stream, engine, limits=self._settings.limits, opening=opening)
@@ -387,15 +388,6 @@ def check_origins(origins: Collection[str | None] | None) -> Collection[str | No
     if origins is None:
         return None
     return frozenset(None if one is None else one.lower() for one in origins)
-
-
-def _address(stream: trio.abc.Stream, which: str) -> Any:
-    """Return an address of the socket behind *stream*, or None where there is none."""
-    socket = getattr(getattr(stream, "transport_stream", stream), "socket", None)
-    try:
-        return None if socket is None else getattr(socket, which)()
-    except OSError:
-        return None
 
 
 def _is_only_the_end(error: BaseException) -> bool:

@@ -376,6 +376,17 @@ def plain_descriptor(stream: trio.abc.Stream) -> int | None:
     return None
 
 
+def socket_address(stream: trio.abc.Stream, which: str) -> Any:
+    """Return an address of the socket behind *stream*, or None where there is none."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    socket = getattr(stream, "socket", None)
+    try:
+        return None if socket is None else getattr(socket, which)()
+    except OSError:
+        return None
+
+
 _shared: trio.lowlevel.RunVar[Octets] = trio.lowlevel.RunVar("triows receive buffer")
 
 

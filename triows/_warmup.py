@@ -11,7 +11,7 @@ from typing import Self, TextIO
 
 import trio
 
-from triows._kernels import WarmUp, warm_up
+from triows._kernels import WarmUp, is_warm, warm_up
 
 ERASE_LINE = "\r\x1b[2K"
 
@@ -62,6 +62,9 @@ async def warm_up_in_thread(stream: TextIO | None = None) -> WarmUp:
 
     Cancelling takes effect before the next kernel; those that are ready stay so.
     """
+    if is_warm():  # no thread then: under a virtual clock waiting for one makes time pass
+        await trio.lowlevel.checkpoint()
+        return warm_up()
     with TerminalProgress(stream) as show:
 
         def progress(number: int, total: int, name: str) -> None:

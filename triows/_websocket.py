@@ -25,6 +25,7 @@ from triows._engine import (
     Closed,
     Engine,
     Event,
+    HTTPResponse,
     Lost,
     Message,
     Phase,
@@ -70,6 +71,7 @@ class Opening:
     """What the opening handshake settled."""
 
     request: Request
+    response: HTTPResponse | None = None
     subprotocol: str | None = None
     local: object = None
     remote: object = None
@@ -132,6 +134,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         self._pings: dict[bytes, _Ping] = {}
         self._ping_count = 0
         self._is_closed_here = False
+        self._has_sent_close = False
         self._ended = trio.Event()
         self._sent = self._sent_octets = 0
         self._received = self._received_octets = 0
@@ -286,12 +289,42 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             self.abort("closing was cancelled")
             raise
 
+    async def send_close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Send a Close, and go on receiving until the peer's comes (RFC 6455 §7.1.2).
+
+        Afterwards nothing can be sent, but messages that the peer sends before its own Close
+        can be received; `Limits.close_timeout` bounds the time for them. It does not wait.
+
+        Args:
+            code: as for `aclose`.
+            reason: as for `aclose`.
+
+        Raises:
+            ValueError: *code* or *reason* may not be sent; nothing was done.
+            trio.ClosedResourceError: it was called before, or `aclose` was.
+            ConnectionBroken: the connection has ended; nothing was sent.
+
+        Cancelling: ``Cancelled`` means that nothing was done.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_sendable()
+        self._engine.close(code, reason, trio.current_time())
+        self._has_sent_close = True
+        self._room.unpark_all()
+        self._driver.flush()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
     # What is known.
 
     @property
     def request(self) -> Request:
         """The opening request (RFC 6455 §4.1)."""
         return self._opening.request
+
+    @property
+    def response(self) -> HTTPResponse | None:
+        """The server's answer to the opening request; None on the server's side (§4.2.2)."""
+        return self._opening.response
 
     @property
     def subprotocol(self) -> str | None:
@@ -381,7 +414,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
     @property
     def _may_hear_more(self) -> bool:
-        return self._engine.phase is Phase.OPEN and not self._is_closed_here
+        return not (self._engine.is_closed or self._is_closed_here)
 
     @property
     def _is_full(self) -> bool:
@@ -418,7 +451,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
                 return payload
 
     def _check_sendable(self) -> None:
-        if self._is_closed_here:
+        if self._is_closed_here or self._has_sent_close:
             raise trio.ClosedResourceError("this WebSocket was closed")
         if not self.is_open:
             raise self._broken()

@@ -10,7 +10,15 @@ import sys
 
 import numpy as np
 
-from triows._kernels import mask, read_header, validate_utf8, write_header
+from triows._kernels import (
+    COLUMNS,
+    STATE_SIZE,
+    mask,
+    read_header,
+    scan,
+    validate_utf8,
+    write_header,
+)
 
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
@@ -48,11 +56,28 @@ def run(page, size):
                     write_header(octets, 0, 0x82, payload_size, key)
 
 
+def run_scan(page, size):
+    """Scan *size* octets of frames at both ends of the page, cut wherever the size has it."""
+    frames = b"\x82\x85abcdhello" + b"\x01\x83wxyzabc" + b"\x89\x80keys" + b"\x80\xfe\x01\x00mask"
+    content = (frames + bytes(256) + b"\x81\x9eABCD" + bytes(30)) * 3
+    table = np.zeros((8, COLUMNS), np.int64)
+    for octets in (page[:size], page[PAGE - size :]):
+        for body in (content, b"\x88\x82\0\0\0\0\x03\xe8" + content):
+            octets[:] = np.frombuffer(body[:size], np.uint8)
+            state = np.zeros(STATE_SIZE, np.int64)
+            state[:4] = 1, 0, 2**20, 2**16
+            start = 0
+            for _ in range(4):
+                rows = scan(octets, start, size, state, table)
+                start = int(table[rows, 0])
+
+
 def main():
     """Run all sizes, or one octet too many."""
     page = guarded_page()
     for size in range(MAX_SIZE):
         run(page, size)
+        run_scan(page, size)
     if "--overrun" in sys.argv:
         mask(page, 0, PAGE + 1, 0x1234_5678, 0)
     sys.stdout.write("untouched\n")

@@ -14,6 +14,17 @@ from triows._kernels._registry import JIT
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("guard_pages.py")
 
+BOUNDED = (
+    "masking",
+    "frame_headers",
+    "utf8",
+    "scan",
+    "engine",
+    "engine_embedded",
+    "engine_frames",
+    "engine_header",
+)
+
 pytestmark = pytest.mark.skipif(not JIT, reason="plain Python checks every index")
 
 
@@ -48,7 +59,7 @@ def test_leaving_the_octets_would_be_noticed():
 
 def test_every_index_is_within_bounds(tmp_path):
     """With numba's bounds checks compiled in, the kernels' unit tests still pass."""
-    tests = [f"tests/unit/test_{name}.py" for name in ("masking", "headers", "utf8")]
+    tests = [f"tests/unit/test_{name}.py" for name in BOUNDED]
     fast = ["-k", "not every_sequence and not every_pair"]  # no other indices than the rest
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *fast, *tests],

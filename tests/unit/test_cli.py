@@ -260,7 +260,8 @@ def test_a_certificate_that_is_none_is_one_line(capsys, tmp_path) -> None:
     [
         (["echo", "--driver", "reactor"], "--driver reactor: not yet"),
         (["echo", "--api", "callback"], "--api callback: not yet"),
-        (["echo", "--api", "compiled"], "--api compiled: not yet"),
+        (["echo", "--api", "compiled", "--driver", "stream"], "--api compiled: not with --driver"),
+        (["echo", "--api", "compiled", "--certfile", "x"], "--api compiled: not with TLS"),
         (["echo", "--api", "batch"], "--api batch: not yet"),
         (["echo", "--keyfile", "key.pem"], "--keyfile needs --certfile"),
         (["echo", "--port", "65536"], "65536 is not in 0..65535"),

@@ -77,6 +77,54 @@ def test_sans_io(capsys) -> None:
     assert capsys.readouterr().out == f"{reply}\n" * 2
 
 
+def load(name: str) -> dict:
+    """Run an example as a module; returns what it defines."""
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+async def test_echo_client(program, nursery, capsys) -> None:
+    """The echo client prints what comes back, and how long a round trip takes."""
+    address = await program("echo_server").start(nursery)
+
+    await load("echo_client")["main"](f"ws://{address}/")
+
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines == ["'hello'", "'wörld'", r"b'\x00\xff'"]
+    assert last.startswith("a round trip takes 0.")
+    nursery.cancel_scope.cancel()
+
+
+async def test_two_way_client(program, nursery, capsys) -> None:
+    """The client prints what comes back; what goes wrong is said in words."""
+    talk_to = load("two_way_client")["main"]
+    echoing = await program("echo_server").start(nursery)
+    picky = await program("health_check").start(nursery)
+
+    assert await talk_to(f"ws://{echoing}/") is None
+    assert capsys.readouterr().out.splitlines() == ["message 0", "message 1", "message 2"]
+    assert await talk_to(f"ws://{picky}/elsewhere") == "the server says 404: no such place\n"
+    assert "Connection refused" in await talk_to("ws://127.0.0.1:1/")
+    assert "no WebSocket server" in await talk_to(f"ws://{await babbler(nursery)}/")
+    nursery.cancel_scope.cancel()
+
+
+async def babbler(nursery: trio.Nursery) -> str:
+    """Start a server of nothing in particular; returns its address."""
+
+    async def babble(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"SSH-2.0-babble\r\n")
+
+    serve = partial(trio.serve_tcp, babble, 0, host="127.0.0.1")
+    (listener,) = await nursery.start(serve)
+    return f"127.0.0.1:{listener.socket.getsockname()[1]}"
+
+
+async def test_test_a_handler(autojump_clock) -> None:
+    """The test in the example passes."""
+    await load("test_a_handler")["test_remind"]()
+
+
 async def get(address: str, path: str) -> bytes:
     """Ask for a page over HTTP; returns the whole response."""
     host, port = address.split(":")

@@ -84,6 +84,7 @@ async def test_cancelling_takes_effect_before_the_next_kernel(monkeypatch) -> No
             compiled.append(name)
             trio.from_thread.run_sync(scope.cancel)
 
+    monkeypatch.setattr(_warmup, "is_warm", lambda: False)
     monkeypatch.setattr(_warmup, "warm_up", warm_up)
     with scope:
         await warm_up_in_thread()

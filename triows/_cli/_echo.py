@@ -14,6 +14,8 @@ import attrs
 import trio
 
 from triows._options import Limits
+from triows._reactor import compiled
+from triows._reactors import Reactor, why_no_reactor
 from triows._server import Server, serve
 from triows._websocket import WebSocket
 
@@ -40,6 +42,10 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--driver", default="auto", choices=("auto", "reactor", "stream"),
         help="what moves the octets (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=_octets, default=1, metavar="N",
+        help="loops of the compiled API, each in a thread; 0 for Trio's own (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--max-message", type=_octets, default=Limits().max_message, metavar="OCTETS",
@@ -82,21 +88,33 @@ class _Announcement:
 
     scheme: str
 
-    def started(self, value: Server | None = None) -> None:
+    def started(self, value: Server | Reactor | None = None) -> None:
         assert value is not None
         host, port = value.addresses[0][:2]
         bracketed = f"[{host}]" if ":" in host else host
         print(f"READY {self.scheme}://{bracketed}:{port}", flush=True)
 
 
+@compiled
+def compiled_echo(_payload: Any, _opcode: int) -> int:
+    """Send every message back."""
+    return 1
+
+
 async def _serve(args: argparse.Namespace, context: ssl.SSLContext | None) -> None:
     with _stopping_on_signals():
+        limits = Limits(max_message=args.max_message)
+        if args.api == "compiled":
+            reactor = Reactor(compiled_echo, threads=args.threads, limits=limits)
+            announcement = _Announcement("ws")
+            await reactor.run_echo(args.port, host=args.host, task_status=announcement)
+            return
         await serve(
             echo,
             args.port,
             host=args.host,
             ssl_context=context,
-            limits=Limits(max_message=args.max_message),
+            limits=limits,
             driver=args.driver,
             task_status=_Announcement("wss" if context else "ws"),
         )
@@ -133,13 +151,23 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 def _missing(args: argparse.Namespace) -> str:
     """Say which of the options asked for does not exist yet, or contradicts another."""
+    if args.api not in {"channel", "compiled"}:
+        return f"--api {args.api}: not yet; use channel or compiled"
+    if args.api == "compiled":
+        return _missing_for_compiled(args)
     if args.driver == "reactor":
-        return "--driver reactor: not yet; use auto or stream"
-    if args.api != "channel":
-        return f"--api {args.api}: not yet; use channel"
+        return "--driver reactor: not yet with --api channel; use auto or stream"
     if args.keyfile and not args.certfile:
         return "--keyfile needs --certfile"
     return ""
+
+
+def _missing_for_compiled(args: argparse.Namespace) -> str:
+    if args.driver == "stream":
+        return "--api compiled: not with --driver stream; use auto or reactor"
+    if args.certfile or args.keyfile:
+        return "--api compiled: not with TLS; use --api channel"
+    return why_no_reactor()
 
 
 def _ssl_context(certfile: str | None, keyfile: str | None) -> ssl.SSLContext | None:

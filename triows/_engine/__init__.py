@@ -12,8 +12,6 @@ from triows._engine._base import close_payload as close_payload
 from triows._engine._closing import TRANSITIONS as TRANSITIONS
 from triows._engine._closing import Input as Input
 from triows._engine._closing import Phase as Phase
-from triows._engine._embedded import InputSegment as InputSegment
-from triows._engine._embedded import LocalSegment as LocalSegment
 from triows._engine._embedded import Response as Response
 from triows._engine._events import Closed as Closed
 from triows._engine._events import Event as Event
@@ -25,6 +23,7 @@ from triows._engine._header import Header as Header
 from triows._engine._header import Incomplete as Incomplete
 from triows._engine._header import parse_header as parse_header
 from triows._engine._header import unmask as unmask
+from triows._engine._headers import FieldsLike as FieldsLike
 from triows._engine._headers import Headers as Headers
 from triows._engine._http import HandshakeRefused as HandshakeRefused
 from triows._engine._http import HTTPResponse as HTTPResponse
@@ -32,8 +31,12 @@ from triows._engine._messages import Budget as Budget
 from triows._engine._octets import Octets as Octets
 from triows._engine._opening import Accept as Accept
 from triows._engine._opening import check_subprotocols as check_subprotocols
+from triows._engine._opening_client import USER_AGENT as USER_AGENT
 from triows._engine._opening_client import ClientHandshake as ClientHandshake
 from triows._engine._opening_server import ServerHandshake as ServerHandshake
+from triows._engine._replies import InputSegment as InputSegment
+from triows._engine._replies import LocalSegment as LocalSegment
 from triows._engine._request import Request as Request
 from triows._engine._roles import ClientEngine as ClientEngine
 from triows._engine._roles import ServerEngine as ServerEngine
+from triows._engine._target import is_authority as is_authority

@@ -6,6 +6,8 @@ deadlines; when to read, to write and to look at the clock is its driver's
 business.
 """
 
+from abc import ABC, abstractmethod
+
 from triows import _kernels as kernels
 from triows._engine._closing import TRANSITIONS, Input, Phase
 from triows._engine._events import Closed, Event, Failed, Lost, Message, Ponged
@@ -20,8 +22,6 @@ from triows._spec import MAX_CONTROL_PAYLOAD, MAX_REASON, CloseCode, Opcode, is_
 
 KEEPALIVE_PAYLOAD = b"triows keepalive"
 """Tells the engine's own Pings from the application's."""
-
-_JOIN = 16_384
 
 
 def close_payload(code: int, reason: str) -> bytes:
@@ -46,7 +46,7 @@ def close_payload(code: int, reason: str) -> bytes:
     return code.to_bytes(2, "big") + octets
 
 
-class Engine:
+class Engine(ABC):
     """One open connection: what it has received, what it owes, how it ends.
 
     Args:
@@ -206,11 +206,11 @@ class Engine:
             elif flags == _WHOLE:
                 events.append(_message(opcode, payload, size))
             else:
-                self._assembly.add(opcode, payload)
+                self._assembly.add(payload)
                 if flags & kernels.MESSAGE_END:
-                    whole = self._assembly.finish()
-                    self._time.message_since = _NEVER
+                    whole = self._finish_message()
                     events.append(_message(opcode, whole, len(whole)))
+        self._note_whole()
 
     def _take_control(self, opcode: int, payload: bytes, now: float, events: list[Event]) -> None:
         if opcode == Opcode.PING:
@@ -221,23 +221,35 @@ class Engine:
         else:
             self.outcome = parse_close(payload)
             self._move(Input.PEER_CLOSE, now, payload)
-            self._assembly.discard()
+            self._discard_partial()
             events.append(self.outcome)
+
+    def _finish_message(self) -> bytearray:
+        self._time.message_since = _NEVER
+        return self._assembly.finish()
+
+    def _note_whole(self) -> None:
+        # Pieces came and no message is under way: what had begun before them is whole.
+        if not self._assembly.is_under_way:
+            self._time.message_since = _NEVER
 
     def _note_incomplete(self, now: float) -> None:
         if self._reader.carried or self._assembly.is_under_way:
             self._time.message_since = min(self._time.message_since, now)
-        else:
-            self._time.message_since = _NEVER
+
+    def _discard_partial(self) -> None:
+        self._reader.discard()
+        self._assembly.discard()
+        self._time.message_since = _NEVER
 
     def _fail(self, error: ProtocolError, now: float, events: list[Event]) -> None:
-        self._assembly.discard()
+        self._discard_partial()
         self.outcome = Failed(error.code, error.reason)
         events.append(self.outcome)
         self._move(Input.FAULT, now, close_payload(error.code, error.reason))
 
     def _end(self, cause: Input, why: str, now: float) -> list[Event]:
-        self._assembly.discard()
+        self._discard_partial()
         was_open = self.phase in _LISTENING
         self._move(cause, now)
         if not was_open:
@@ -256,10 +268,11 @@ class Engine:
     def _append(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
         self.outbound.append(self._frame(FIN | opcode, payload))
 
+    @abstractmethod
     def _frame(
         self, first_octet: int, payload: bytes | bytearray | memoryview
     ) -> bytes | bytearray:
-        raise NotImplementedError
+        """Build a frame around *payload*, masked if this role masks (RFC 6455 §5.2)."""
 
 
 # Plain names and integers for the path of every message: an IntEnum compares in Python.

@@ -20,10 +20,9 @@ from triows._options import Limits
 from triows._spec import MAX_CONTROL_PAYLOAD, MAX_HEADER
 
 FIN = 0x80
-RSV1 = 0x40
 
 _ROWS = 128
-_CARRY = MAX_HEADER + MAX_CONTROL_PAYLOAD
+_CARRY = 2 + 4 + MAX_CONTROL_PAYLOAD  # a masked control frame, the most that is carried
 
 Piece = list[int]
 """A row of the scan: opcode, flags, start, size, header (see `triows._kernels`)."""
@@ -53,11 +52,6 @@ class FrameReader:
         self._needed = 0
         self.carried = 0
 
-    @property
-    def is_inside_message(self) -> bool:
-        """Whether a data message has begun and not ended."""
-        return bool(self._state[kernels.MESSAGE_OPCODE])
-
     def read(self, octets: Octets) -> Iterator[Batch]:
         """Cut *octets* into pieces, unmasking in place.
 
@@ -86,6 +80,11 @@ class FrameReader:
             self._carry[: self.carried] = octets[start:stop]
             self._needed = needed
 
+    def discard(self) -> None:
+        """Forget what is carried: nothing more will be read."""
+        self._carry = None
+        self.carried = 0
+
     def _top_up(self, octets: Octets, start: int) -> int:
         assert self._carry is not None
         take = min(self._needed - self.carried, len(octets) - start)
@@ -94,14 +93,14 @@ class FrameReader:
         return start + take
 
     def _read_carry(self) -> Iterator[Batch]:
-        if self.carried < self._needed:
-            return
+        # Even before it is whole: a header may show its fault early.
         assert self._carry is not None
         pieces, (_, fault, needed, _, _) = self._scan(self._carry, 0, self.carried)
         if needed:
             self._needed = needed
         else:
-            octets, self._carry, self.carried = self._carry, None, 0
+            octets = self._carry
+            self.discard()
             if pieces:
                 yield octets, pieces
             if fault:

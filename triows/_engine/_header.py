@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from triows import _kernels as kernels
-from triows._engine._octets import Readable, Writable, own_octets, writable_octets
+from triows._engine._octets import Readable, Writable, own_octets, view_of, writable_octets
 from triows._errors import ProtocolError
 from triows._kernels import FAULTS
 from triows._spec import MAX_HEADER
@@ -57,7 +57,7 @@ def parse_header(buffer: Readable, start: int = 0, stop: int | None = None) -> H
     stop = size if stop is None else stop
     if not 0 <= start <= stop <= size:
         raise ValueError(f"start {start} and stop {stop} are not in order within 0..{size}")
-    octets = own_octets(bytes(memoryview(buffer)[start : min(stop, start + MAX_HEADER)]))
+    octets = own_octets(bytes(view_of(buffer)[start : min(stop, start + MAX_HEADER)]))
     fields = np.empty(kernels.FIELDS, np.int64)
     code = kernels.read_header(octets, 0, len(octets), fields)
     if code < 0:

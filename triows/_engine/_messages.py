@@ -39,30 +39,25 @@ class Assembly:
         budget: what its octets are counted against.
     """
 
-    __slots__ = ("_budget", "_octets", "opcode")
+    __slots__ = ("_budget", "_octets", "is_under_way")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._octets: bytearray | None = None
-        self.opcode = 0
+        self.is_under_way = False
 
     def __len__(self) -> int:
         return 0 if self._octets is None else len(self._octets)
 
-    @property
-    def is_under_way(self) -> bool:
-        """Whether a message has begun and not ended."""
-        return self._octets is not None
-
-    def add(self, opcode: int, piece: memoryview) -> None:
+    def add(self, piece: memoryview) -> None:
         """Append the next piece of a message.
 
         Raises:
-            ProtocolError: the budget is used up.
+            ProtocolError: the budget is used up; the piece was not added.
         """
         if self._octets is None:
             self._octets = bytearray()
-            self.opcode = opcode
+            self.is_under_way = True
         self._budget.take(len(piece))
         self._octets += piece
 
@@ -70,10 +65,11 @@ class Assembly:
         """Return the whole message and be ready for the next."""
         assert self._octets is not None
         octets, self._octets = self._octets, None
+        self.is_under_way = False
         self._budget.give_back(len(octets))
         return octets
 
     def discard(self) -> None:
         """Forget the message under way, if there is one."""
-        if self._octets is not None:
+        if self.is_under_way:
             self.finish()

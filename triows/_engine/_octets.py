@@ -12,6 +12,11 @@ Writable: TypeAlias = bytearray | memoryview | Octets
 Readable: TypeAlias = bytes | bytearray | memoryview | Octets
 
 
+def view_of(buffer: Readable) -> memoryview:
+    """View *buffer* as it is."""
+    return buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)
+
+
 def writable_octets(buffer: Writable) -> Octets:
     """View *buffer* as octets that a kernel may change in place.
 
@@ -21,7 +26,7 @@ def writable_octets(buffer: Writable) -> Octets:
     Raises:
         TypeError: it is read-only or not contiguous; nothing was done.
     """
-    view = buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)
+    view = view_of(buffer)
     if view.readonly or not view.c_contiguous:
         raise TypeError("the buffer is read-only or not contiguous: pass a bytearray")
     if isinstance(buffer, np.ndarray) and view.format == "B" and view.ndim == 1:

@@ -26,7 +26,7 @@ class ServerEngine(EmbeddedEngine):
     def _frame(self, first_octet: int, payload: bytes | bytearray | memoryview) -> bytes:
         return b"".join((server_header(first_octet, len(payload)), payload))
 
-    def _mask_in_place(self, octets: Octets, start: int, stop: int) -> int:
+    def _mask_in_place(self, payload: Octets) -> int:  # noqa: ARG002 - a server masks nothing
         return -1
 
 
@@ -42,9 +42,9 @@ class ClientEngine(EmbeddedEngine):
     def _frame(self, first_octet: int, payload: bytes | bytearray | memoryview) -> bytearray:
         return masked_frame(first_octet, payload, _fresh_key())
 
-    def _mask_in_place(self, octets: Octets, start: int, stop: int) -> int:
+    def _mask_in_place(self, payload: Octets) -> int:
         key = _fresh_key()
-        mask(octets, start, stop, key, 0)
+        mask(payload, 0, len(payload), key, 0)
         return key
 
 

@@ -44,3 +44,19 @@ FAULTS: Final[dict[int, tuple[CloseCode, str]]] = {
     INVALID_UTF8_REASON: (CloseCode.INVALID_PAYLOAD, "close reason not UTF-8"),
 }
 """Fault code to the close code and reason with which the connection fails."""
+
+# What ends a connection without the peer's having broken a rule of framing.
+HANDLER_FAILED: Final = -17
+SLOW_MESSAGE: Final = -18
+TOO_MUCH_INCOMPLETE: Final = -19
+GOING_AWAY: Final = -20
+HANDLER_CLOSED: Final = -21
+
+ENDINGS: Final[dict[int, tuple[CloseCode, str]]] = FAULTS | {
+    HANDLER_FAILED: (CloseCode.INTERNAL_ERROR, "the handler failed"),
+    SLOW_MESSAGE: (CloseCode.POLICY_VIOLATION, "message not finished in time"),
+    TOO_MUCH_INCOMPLETE: (CloseCode.TRY_AGAIN_LATER, "too many unfinished messages"),
+    GOING_AWAY: (CloseCode.GOING_AWAY, "the server is going away"),
+    HANDLER_CLOSED: (CloseCode.NORMAL, ""),
+}
+"""Ending code to the close code and reason that the compiled turn tells the peer."""

@@ -34,7 +34,7 @@ _TWO_OCTETS: Final = 126
 _EIGHT_OCTETS: Final = 127
 
 
-@kernel(f"int64({READ_ONLY}, int64, int64, int64)")
+@kernel(f"int64({READ_ONLY}, int64, int64, int64)", inner=True)
 def judge_length(octets: Octets, start: int, available: int, length: int) -> int:
     """Judge an extended payload length as far as it is there (RFC 6455 §5.2).
 
@@ -59,7 +59,7 @@ def judge_length(octets: Octets, start: int, available: int, length: int) -> int
     return 0
 
 
-@kernel(f"int64({READ_ONLY}, int64, int64)")
+@kernel(f"int64({READ_ONLY}, int64, int64)", inner=True)
 def judge_start(octets: Octets, start: int, available: int) -> int:
     """Judge a header's first two octets as far as they are there (RFC 6455 §5.2, §5.5).
 
@@ -84,7 +84,7 @@ def judge_start(octets: Octets, start: int, available: int) -> int:
     return 0
 
 
-@kernel(f"int64({READ_ONLY}, int64, int64)")
+@kernel(f"int64({READ_ONLY}, int64, int64)", inner=True)
 def read_number(octets: Octets, start: int, size: int) -> int:
     """Read an unsigned number in network order (RFC 6455 §5.2).
 

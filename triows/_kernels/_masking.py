@@ -28,7 +28,7 @@ def mask(octets: Octets, start: int, stop: int, key: int, phase: int) -> int:
     """
     size = stop - start
     # The key turned so that its lowest octet is the one for octets[start].
-    turned = ((key >> 8 * phase) | (key << 32 - 8 * phase)) & 0xFFFF_FFFF
+    turned = int(((key >> 8 * phase) | (key << 32 - 8 * phase)) & 0xFFFF_FFFF)
     # Twice side by side; compiled, the product wraps to the same 64 bits.
     word = np.uint64(turned * 0x1_0000_0001)
     count = size // WORD_SIZE if _IS_LITTLE else 0

@@ -7,7 +7,10 @@ seconds of a compilation. numba still coerces scalars without a word (1.5 become
 1), so that callers check those.
 
 Kernels are compiled in the order of their declaration, hence the inner before
-the outer. Compiled code is kept by `_cache`, whose directory is named after all
+the outer. A kernel that only other kernels call is declared as *inner*: their
+code contains it, so that it is neither kept nor loaded by itself, and compiled
+only when one of them has to be. Compiled code is kept by `_cache`, whose
+directory is named after all
 sources: a kernel is compiled anew when one that it calls has changed. numba's own
 cache looks only at the file in which the outer one stands, and unpickles
 whatever it finds.
@@ -50,6 +53,8 @@ class Kernel:
 
     name: str
     signatures: tuple[str, ...]
+    is_inner: bool
+    is_inline: bool
     dispatcher: Any  # numba's, or the plain function where nothing is compiled
     py_func: Callable[..., Any]
 
@@ -82,41 +87,58 @@ class Registry:
 
     def __init__(self) -> None:
         self._kernels: list[Kernel] = []
-        self._timings: list[Timing] = []  # of the kernels that are ready
-        self._lock = threading.Lock()
+        self._timings: dict[str, Timing] = {}  # of the kernels that are ready
+        self._lock = threading.RLock()
         self._done: WarmUp | None = None
 
     def registered(self) -> tuple[Kernel, ...]:
         """The kernels in the order of their declaration."""
         return tuple(self._kernels)
 
-    def kernel(self, *signatures: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    def kernel(
+        self, *signatures: str, inner: bool = False, inline: bool = False
+    ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
         """Declare a kernel and the *signatures* that it is compiled for.
 
         Used before `warm_up`, the kernel warms up itself and all others.
+
+        Args:
+            signatures: as numba writes them.
+            inner: it is there for other kernels; `warm_up` makes it ready only with them,
+                and from Python it cannot be called before `make_inner_ready`.
+            inline: it is inner, and no call at all: an array costs seven words in every
+                call, which counts where a call does little else.
         """
+        options = {"nogil": True, "inline": "always" if inline else "never"}
 
         def declare(function: Callable[_P, _R]) -> Callable[_P, _R]:
             # error_model: kernels never raise, not even on division by zero.
-            dispatcher: Any = (
-                numba.njit(nogil=True, error_model="numpy")(function) if JIT else function
+            dispatcher: Any = function
+            if JIT:
+                dispatcher = numba.njit(error_model="numpy", **options)(function)
+            kernel = Kernel(
+                name=function.__name__,
+                signatures=signatures,
+                is_inner=inner or inline,
+                is_inline=inline,
+                dispatcher=dispatcher,
+                py_func=function,
             )
             if JIT:
                 # What numba calls for arguments that it has no compiled code for.
-                dispatcher._compile_for_args = lambda *_, **__: self._warm(dispatcher)  # noqa: SLF001 - numba offers no hook for this
-            self._kernels.append(
-                Kernel(
-                    name=function.__name__,
-                    signatures=signatures,
-                    dispatcher=dispatcher,
-                    py_func=function,
-                )
-            )
+                dispatcher._compile_for_args = lambda *_, **__: self._warm(kernel)  # noqa: SLF001 - numba offers no hook for this
+                if kernel.is_inner:  # nor may whoever compiles a caller choose its signature
+                    dispatcher._can_compile = False  # noqa: SLF001 - disable_compile() wants code first
+            self._kernels.append(kernel)
             self._done = None
             ready: Callable[_P, _R] = dispatcher
             return ready
 
         return declare
+
+    def is_warm(self) -> bool:
+        """Whether every kernel is ready."""
+        return self._done is not None
 
     def ensure_warm(self) -> None:
         """Make every kernel ready, unless that was done."""
@@ -147,32 +169,77 @@ class Registry:
         begin = time.perf_counter()
         with _cache.open_store() as store:
             # Goes on where an earlier call was interrupted.
-            for kernel in self._kernels[len(self._timings) :]:
-                if progress is not None:
-                    progress(len(self._timings) + 1, len(self._kernels), kernel.name)
-                self._timings.append(_compile(kernel, store))
+            for number, kernel in enumerate(self._kernels):
+                if not kernel.is_inner and kernel.name not in self._timings:
+                    self._report(progress, number)
+                    self._make_entry_ready(kernel, store, progress)
         return WarmUp(
-            kernels=tuple(self._timings),
+            kernels=tuple(self._timings.values()),
             seconds=time.perf_counter() - begin,
             directory=store.path if store is not None else None,
             is_compiled=True,
         )
 
-    def _warm(self, dispatcher: Any) -> Any:
+    def _make_entry_ready(
+        self, kernel: Kernel, store: _cache.Store | None, progress: Progress | None
+    ) -> None:
+        def compile_inner() -> None:
+            self._make_inner_ready(self._kernels.index(kernel), progress)
+
+        overloads = None
+        if store is None:
+            compile_inner()
+        else:
+            overloads = _Overloads(kernel, store, compile_inner)
+            kernel.dispatcher._cache = overloads  # noqa: SLF001 - numba picks its own directory otherwise
+        self._compile(kernel, overloads)
+
+    def make_inner_ready(self) -> None:
+        """Compile the inner kernels too, for whoever is to compile a caller of theirs."""
+        with self._lock:
+            self._make_inner_ready(len(self._kernels))
+
+    def _make_inner_ready(self, stop: int, progress: Progress | None = None) -> None:
+        """Compile what an entry that is declared as number *stop* may call."""
+        for number, kernel in enumerate(self._kernels[:stop]):
+            if kernel.is_inner and not kernel.is_inline and kernel.name not in self._timings:
+                self._report(progress, number)
+                self._compile(kernel, None)
+
+    def _compile(self, kernel: Kernel, overloads: "_Overloads | None") -> None:
+        begin = time.perf_counter()
+        kernel.dispatcher._can_compile = True  # noqa: SLF001 - see `kernel`
+        for signature in kernel.signatures:
+            kernel.dispatcher.compile(signature)
+        kernel.dispatcher.disable_compile()
+        self._timings[kernel.name] = Timing(
+            name=kernel.name,
+            seconds=time.perf_counter() - begin,
+            is_cached=overloads is not None and overloads.loads == len(kernel.signatures),
+        )
+
+    def _report(self, progress: Progress | None, number: int) -> None:
+        if progress is not None:
+            progress(number + 1, len(self._kernels), self._kernels[number].name)
+
+    def _warm(self, kernel: Kernel) -> Any:
         self.ensure_warm()
-        return dispatcher  # numba calls again what it is given
+        return kernel.dispatcher  # numba calls again what it is given
 
 
 class _Overloads(caching._Cache):  # type: ignore[misc]  # noqa: SLF001 - numba's interface for caches has no public name
     """The compiled code of one kernel in a store, for numba to load and save."""
 
-    def __init__(self, kernel: Kernel, store: _cache.Store) -> None:
+    def __init__(
+        self, kernel: Kernel, store: _cache.Store, before_compiling: Callable[[], None]
+    ) -> None:
         self._kernel = kernel
         self._store = store
+        self._before_compiling = before_compiling
         self.loads = 0
 
     @property
-    def cache_path(self) -> str:
+    def cache_path(self) -> str:  # pragma: no cover - for numba's statistics, which no one asks for
         return str(self._store.path)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -185,11 +252,13 @@ class _Overloads(caching._Cache):  # type: ignore[misc]  # noqa: SLF001 - numba'
         name = self._name(sig)
         data = self._store.load(name)
         if data is None:
+            self._before_compiling()
             return None
         try:
             result = CompileResult._rebuild(target_context, *pickle.loads(data))  # noqa: SLF001, S301 - numba's own way; the store vouches for the octets
         except Exception:  # noqa: BLE001 - whatever is wrong with it, compiling helps
             self._store.discard(name)
+            self._before_compiling()
             return None
         self.loads += 1
         return result
@@ -218,22 +287,6 @@ class _Overloads(caching._Cache):  # type: ignore[misc]  # noqa: SLF001 - numba'
         return f"{self._kernel.name}-{digest[:16]}"
 
 
-def _compile(kernel: Kernel, store: _cache.Store | None) -> Timing:
-    begin = time.perf_counter()
-    dispatcher = kernel.dispatcher
-    overloads = None
-    if store is not None:
-        dispatcher._cache = overloads = _Overloads(kernel, store)  # noqa: SLF001 - numba picks its own directory otherwise
-    for signature in kernel.signatures:
-        dispatcher.compile(signature)
-    dispatcher.disable_compile()
-    return Timing(
-        name=kernel.name,
-        seconds=time.perf_counter() - begin,
-        is_cached=overloads is not None and overloads.loads == len(kernel.signatures),
-    )
-
-
 def _plain() -> WarmUp:
     return WarmUp(kernels=(), seconds=0.0, directory=None, is_compiled=False)
 
@@ -242,5 +295,7 @@ _REGISTRY: Final = Registry()
 
 kernel = _REGISTRY.kernel
 registered = _REGISTRY.registered
+is_warm = _REGISTRY.is_warm
 ensure_warm = _REGISTRY.ensure_warm
+make_inner_ready = _REGISTRY.make_inner_ready
 warm_up = _REGISTRY.warm_up

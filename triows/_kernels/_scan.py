@@ -99,7 +99,7 @@ CLOSE_OPCODE: Final = 8
 RSV1: Final = 4
 
 
-@kernel("int64(int64[::1])")
+@kernel("int64(int64[::1])", inner=True)
 def check_order(state: Integers) -> int:
     """Check whether the data frame in state[FIELDS:] may come now (RFC 6455 §5.2, §5.4).
 
@@ -117,7 +117,7 @@ def check_order(state: Integers) -> int:
     return UNEXPECTED_RSV if rsv != 0 else 0
 
 
-@kernel("int64(int64[::1])")
+@kernel("int64(int64[::1])", inner=True)
 def admit_data(state: Integers) -> int:
     """Make the data frame in state[FIELDS:] the one under way (§5.2, §5.4, §10.4).
 
@@ -147,7 +147,7 @@ def admit_data(state: Integers) -> int:
     return 0
 
 
-@kernel("int64(uint8[::1], int64, int64[::1], int64[::1])")
+@kernel("int64(uint8[::1], int64, int64[::1], int64[::1])", inner=True)
 def take_piece(octets: Octets, stop: int, state: Integers, row: Integers) -> int:
     """Take what octets[row[ROW_START]:stop] holds of the data frame under way (§5.3, §5.6).
 
@@ -182,7 +182,7 @@ def take_piece(octets: Octets, stop: int, state: Integers, row: Integers) -> int
     return 0
 
 
-@kernel("int64(uint8[::1], int64, int64)")
+@kernel("int64(uint8[::1], int64, int64)", inner=True)
 def check_close(octets: Octets, start: int, stop: int) -> int:
     """Check the unmasked payload of a Close frame (RFC 6455 §5.5.1, §7.4).
 
@@ -204,7 +204,7 @@ def check_close(octets: Octets, start: int, stop: int) -> int:
     return 0
 
 
-@kernel("int64(uint8[::1], int64[::1], int64[::1])")
+@kernel("int64(uint8[::1], int64[::1], int64[::1])", inner=True)
 def take_control(octets: Octets, state: Integers, row: Integers) -> int:
     """Take the whole control frame that `open_frame` has found (§5.5).
 
@@ -225,7 +225,7 @@ def take_control(octets: Octets, state: Integers, row: Integers) -> int:
     return 0
 
 
-@kernel("int64(uint8[::1], int64, int64, int64[::1], int64[::1])")
+@kernel("int64(uint8[::1], int64, int64, int64[::1], int64[::1])", inner=True)
 def open_frame(octets: Octets, start: int, stop: int, state: Integers, row: Integers) -> int:
     """Read the header at *start* and admit its frame (RFC 6455 §5.1 to §5.5).
 

@@ -87,7 +87,7 @@ def _table() -> npt.NDArray[np.int64]:
 _ROWS: Final = _table()
 
 
-@kernel(f"int64({READ_ONLY}, int64, int64, int64)")
+@kernel(f"int64({READ_ONLY}, int64, int64, int64)", inner=True)
 def run_utf8(octets: Octets, start: int, stop: int, state: int) -> int:
     """Run the automaton over octets[start:stop] (RFC 3629 §4).
 
@@ -103,7 +103,7 @@ def run_utf8(octets: Octets, start: int, stop: int, state: int) -> int:
     return state & 63
 
 
-@kernel(f"int64({READ_ONLY}, int64)")
+@kernel(f"int64({READ_ONLY}, int64)", inner=True)
 def find_state(octets: Octets, stop: int) -> int:
     """Find the automaton's state behind valid text that ends at *stop* (RFC 3629 §4).
 
@@ -118,7 +118,7 @@ def find_state(octets: Octets, stop: int) -> int:
     return BOUNDARY  # three tails: the end of a UTF8-4
 
 
-@kernel(f"int64({READ_ONLY}, int64, int64)")
+@kernel(f"int64({READ_ONLY}, int64, int64)", inner=True)
 def is_ascii(octets: Octets, start: int, count: int) -> int:
     """Whether octets[start:start + 8 * count] is plain ASCII.
 
@@ -135,7 +135,7 @@ def is_ascii(octets: Octets, start: int, count: int) -> int:
     return 1 if seen & _HIGH_BITS == _NO_BITS else 0
 
 
-@kernel(f"int64({READ_ONLY}, int64)")
+@kernel(f"int64({READ_ONLY}, int64)", inner=True)
 def is_valid_block(octets: Octets, start: int) -> int:
     """Whether a block may follow the valid text before it (RFC 3629 §4).
 

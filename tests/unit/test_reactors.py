@@ -1,0 +1,174 @@
+"""Reactors: listeners, handshakes and loops together, over TCP."""
+
+import contextlib
+import os
+import runpy
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from websockets.exceptions import ConnectionClosedOK, InvalidStatus
+from websockets.trio.client import connect
+
+import triows
+from triows import Response
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@triows.compiled
+def shout(payload, opcode):
+    """Send text back in capitals; throw binary messages away."""
+    if opcode == 2:
+        return Response.DISCARD
+    for i in range(len(payload)):
+        if 97 <= payload[i] <= 122:
+            payload[i] -= 32
+    return Response.ECHO
+
+
+@pytest.fixture(autouse=True)
+def time_limit():
+    """Threads do not know virtual time: no test here takes longer than the timeout."""
+    triows.warm_up()
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+async def test_a_compiled_handler_answers(threads):
+    """Messages go through the handler, in Trio's thread or in others."""
+    with trio.fail_after(20):
+        async with triows.open_reactor(shout, threads=threads) as reactor:
+            ((host, port),) = await reactor.listen(0)
+            for _ in range(4):
+                async with connect(f"ws://{host}:{port}") as connection:
+                    await connection.send(b"nothing comes of this")
+                    await connection.send("hello " * 20_000)
+                    assert await connection.recv() == "HELLO " * 20_000
+            assert sum(one.messages_received for one in reactor.statistics()) == 8
+            assert sum(one.messages_sent for one in reactor.statistics()) == 4
+            assert len(reactor.statistics()) == max(1, threads)
+            assert reactor.port == port
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+async def test_leaving_says_goodbye_and_leaves_nothing(threads):
+    """Peers are told 1001; no thread, descriptor or socket remains."""
+    with trio.fail_after(20):
+        before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
+        async with trio.open_nursery() as nursery:
+            hold = trio.Event()
+            ready = trio.Event()
+
+            async def serve():
+                nonlocal address
+                async with triows.open_reactor(threads=threads) as reactor:
+                    address = (await reactor.listen(0))[0]
+                    ready.set()
+                    await hold.wait()
+
+            address = ("", 0)
+            nursery.start_soon(serve)
+            await ready.wait()
+            async with connect("ws://{}:{}".format(*address)) as connection:
+                await connection.send("here")
+                assert await connection.recv() == "here"
+                hold.set()
+                with pytest.raises(ConnectionClosedOK, match="1001"):
+                    await connection.recv()
+        assert len(os.listdir("/proc/self/fd")) <= before[1] + 3  # Trio's own, at the first use
+        assert threading.active_count() <= before[0] + 2  # Trio keeps idle threads for a while
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+async def test_a_deaf_peer_gets_the_grace_and_no_more(threads):
+    """Cancelling is bounded by shutdown_grace, whatever peers do."""
+    with trio.fail_after(20):
+        async with triows.open_reactor(threads=threads, shutdown_grace=0.2) as reactor:
+            (address,) = await reactor.listen(0)
+            stream = await trio.open_tcp_stream(*address)
+            await stream.send_all(
+                b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+            start = trio.current_time()
+        assert trio.current_time() - start < 5
+        await stream.aclose()
+
+
+async def test_run_ends_without_listener_and_connection():
+    """With nothing to wait for, run returns."""
+    with trio.fail_after(20):
+        await triows.Reactor().run()
+
+
+async def test_requests_are_asked_about():
+    """on_request may answer with a response of its own."""
+
+    def answer(request):
+        return None if request.path == "/talk" else triows.HTTPResponse(404)
+
+    with trio.fail_after(20):
+        async with triows.open_reactor(on_request=answer) as reactor:
+            ((host, port),) = await reactor.listen(0)
+            with pytest.raises(InvalidStatus, match="404"):
+                async with connect(f"ws://{host}:{port}/"):
+                    pass
+            async with connect(f"ws://{host}:{port}/talk") as connection:
+                await connection.send("x")
+                assert await connection.recv() == "x"
+
+
+async def test_one_connection_too_many_is_refused():
+    """Beyond max_connections the answer is 503."""
+    with trio.fail_after(20):
+        limits = triows.Limits(max_connections=1)
+        async with triows.open_reactor(limits=limits) as reactor:
+            ((host, port),) = await reactor.listen(0)
+            async with connect(f"ws://{host}:{port}") as connection:
+                await connection.send("x")
+                await connection.recv()
+                with pytest.raises(InvalidStatus, match="503"):
+                    async with connect(f"ws://{host}:{port}"):
+                        pass
+
+
+def test_a_handler_must_be_compiled():
+    """A plain function is refused with words, and so is a number of threads below 0."""
+    with pytest.raises(TypeError, match=r"triows\.compiled"):
+        triows.Reactor(lambda payload, opcode: 1)
+    with pytest.raises(ValueError, match="threads is -1"):
+        triows.Reactor(threads=-1)
+
+
+def test_the_reactor_can_be_ruled_out(monkeypatch):
+    """Under TRIOWS_DRIVER=stream asking for it says so in one line."""
+    monkeypatch.setenv("TRIOWS_DRIVER", "stream")
+
+    with pytest.raises(RuntimeError, match="TRIOWS_DRIVER=stream rules the reactor out"):
+        triows.Reactor()
+
+
+async def test_the_example_echoes(monkeypatch):
+    """examples/echo_reactor.py does what it says."""
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            send, receive = trio.open_memory_channel(1)
+            run_echo = triows.Reactor.run_echo
+
+            async def started(self, _port):
+                reactor = await nursery.start(partial(run_echo, self, 0))
+                send.send_nowait(reactor.addresses[0])
+
+            monkeypatch.setattr(triows.Reactor, "run_echo", started)
+            with monkeypatch.context() as patch:
+                patch.setattr(trio, "run", nursery.start_soon)
+                runpy.run_path(str(EXAMPLES / "echo_reactor.py"), run_name="__main__")
+            address = await receive.receive()
+            async with connect("ws://{}:{}".format(*address)) as connection:
+                await connection.send("text")
+                assert await connection.recv() == "text"
+            with contextlib.suppress(AttributeError):
+                nursery.cancel_scope.cancel()

@@ -1,0 +1,269 @@
+"""The turn over an operating system that fails: at every call, in every way.
+
+The system calls are wrapped where the kernels look them up, which only the
+interpreted kernels do: these tests run under ``NUMBA_DISABLE_JIT=1``.
+"""
+
+import contextlib
+import errno
+
+import pytest
+
+import triows
+from tests.unit.test_turn import (
+    BINARY,
+    CLOSE,
+    PING,
+    TEXT,
+    Pair,
+    close_payload,
+    frames,
+    joined,
+    masked,
+)
+from triows._kernels import _goodbye, _inlet, _outlet, _turn
+from triows._kernels import slots as s
+from triows._kernels._registry import JIT
+
+pytestmark = pytest.mark.skipif(JIT, reason="compiled kernels call libc, not a script")
+
+PLACES = {
+    "receive": [_inlet],
+    "send": [_outlet],
+    "resize": [_inlet, _outlet],
+    "release": [_inlet, _outlet, _goodbye],
+    "watch": [_outlet, _goodbye, _turn],
+    "wait_events": [_turn],
+    "end_writing": [_turn],
+}
+PASSING = [-errno.EINTR, -errno.EAGAIN]
+FATAL = [-errno.ECONNRESET, -errno.EPIPE, -errno.ETIMEDOUT, -errno.ENOBUFS]
+
+
+class Script:
+    """Wraps a system call: counts it, and at one index answers by itself."""
+
+    def __init__(self, monkeypatch, name, answer=None, at=-1):
+        real = getattr(PLACES[name][-1], name)
+        self.calls = 0
+        self.blocks = set()
+
+        def call(*args):
+            self.calls += 1
+            if self.calls - 1 == at:
+                return answer(real, *args) if callable(answer) else answer
+            return real(*args)
+
+        for module in PLACES[name]:
+            monkeypatch.setattr(module, name, call)
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """The blocks of memory that were made and not freed."""
+    live = set()
+    real_resize, real_release = _inlet.resize, _inlet.release
+
+    def resize(handle, size):
+        block = real_resize(handle, size)
+        if block:
+            live.discard(int(handle))
+            live.add(int(block))
+        return block
+
+    def release(handle):
+        live.discard(int(handle))
+        return real_release(handle)
+
+    for module in PLACES["resize"]:
+        monkeypatch.setattr(module, "resize", resize)
+    for module in PLACES["release"]:
+        monkeypatch.setattr(module, "release", release)
+    return live
+
+
+def echo(pair, client):
+    """Messages, whole, joined and pipelined."""
+    stream = masked(TEXT, b"one") + masked(BINARY, bytes(200)) + joined(TEXT, [b"tw", b"o"])
+    reply = pair.talk(client, stream + masked(PING, b"?"))
+    reply += pair.talk(client, masked(TEXT, b"cut")[:3])
+    return reply + pair.talk(client, masked(TEXT, b"cut")[3:])
+
+
+ECHOED = [(TEXT, b"one"), (BINARY, bytes(200)), (TEXT, b"two"), (10, b"?"), (TEXT, b"cut")]
+
+
+def large(pair, client):
+    """A message that is received into its own block and does not fit into the socket."""
+    return pair.talk(client, masked(BINARY, bytes(60_000)))
+
+
+def closing(pair, client):
+    """A closing handshake behind a message."""
+    return pair.talk(client, masked(TEXT, b"last") + masked(CLOSE, close_payload(1000)))
+
+
+def failing(pair, client):
+    """A fault behind a message."""
+    return pair.talk(client, masked(TEXT, b"last") + masked(3))
+
+
+CONVERSATIONS = {
+    echo: ECHOED,
+    large: [(BINARY, bytes(60_000))],
+    closing: [(TEXT, b"last"), (CLOSE, close_payload(1000))],
+    failing: [(TEXT, b"last"), (CLOSE, close_payload(1002, b"reserved opcode"))],
+}
+
+
+def converse(conversation, buffer=None):
+    """Run a conversation; returns the loop's end of it and what came back."""
+    pair = Pair(limits=triows.Limits(send_queue_octets=10_000))
+    bystander = pair.connect()
+    client = pair.connect(buffer=buffer)
+    reply = b""
+    with contextlib.suppress(ConnectionError):
+        reply = conversation(pair, client)
+    assert frames(pair.talk(bystander, masked(TEXT, b"untouched"))) == [(TEXT, b"untouched")]
+    return pair, reply
+
+
+def wire(expected):
+    """The octets of the replies that are expected."""
+    pair = Pair()
+    octets = b"".join(triows_frame(opcode, payload) for opcode, payload in expected)
+    pair.close()
+    return octets
+
+
+def triows_frame(opcode, payload):
+    """A server's frame."""
+    size = len(payload)
+    if size <= 125:
+        return bytes((0x80 | opcode, size)) + payload
+    if size < 65_536:
+        return bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big") + payload
+
+
+def count_calls(name, conversation):
+    """How often a conversation makes a system call."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        script = Script(monkeypatch, name)
+        pair, _ = converse(conversation, buffer=4_096)
+        pair.close()
+    return script.calls
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("answer", PASSING, ids=lambda code: errno.errorcode[-code])
+@pytest.mark.parametrize("name", ["receive", "send", "wait_events"])
+def test_what_passes_changes_nothing(monkeypatch, blocks, name, answer, conversation):
+    """EINTR and EAGAIN, at any call, change nothing in what arrives."""
+    if (name, answer) == ("wait_events", -errno.EAGAIN):
+        pytest.skip("epoll_wait does not fail with EAGAIN")
+    for at in range(count_calls(name, conversation)):
+        with monkeypatch.context() as patch:
+            Script(patch, name, answer, at)
+            pair, reply = converse(conversation, buffer=4_096)
+        assert reply == wire(CONVERSATIONS[conversation]), at
+        pair.close()
+    assert blocks == set()
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("answer", FATAL, ids=lambda code: errno.errorcode[-code])
+@pytest.mark.parametrize("name", ["receive", "send", "end_writing"])
+def test_what_breaks_a_connection_breaks_it_alone(monkeypatch, blocks, name, answer, conversation):
+    """Any other error, at any call, ends that connection, behind whole octets and nothing else."""
+    for at in range(count_calls(name, conversation)):
+        with monkeypatch.context() as patch:
+            Script(patch, name, answer, at)
+            pair = Pair()
+            client = pair.connect()
+            try:
+                reply = conversation(pair, client)
+            except ConnectionError:
+                reply = b""
+            assert wire(CONVERSATIONS[conversation]).startswith(reply), at
+            pair.close()
+        assert pair.register(s.CONNECTIONS) == pair.register(s.QUEUED) == 0
+        assert pair.register(s.INCOMPLETE) == 0
+    assert blocks == set()
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+def test_short_sends_change_nothing(monkeypatch, blocks, conversation, most):
+    """A send that takes less than it was given is gone on with where it stopped."""
+
+    def short(real, descriptor, octets, start, size):
+        return real(descriptor, octets, start, min(size, most))
+
+    for at in range(count_calls("send", conversation)):
+        with monkeypatch.context() as patch:
+            Script(patch, "send", short, at)
+            pair, reply = converse(conversation)
+        assert reply == wire(CONVERSATIONS[conversation]), at
+        pair.close()
+    assert blocks == set()
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+def test_short_receives_change_nothing(monkeypatch, blocks, conversation, most):
+    """A receive that brings less than there is is gone on with where it stopped."""
+
+    def short(real, descriptor, octets, start, size):
+        return real(descriptor, octets, start, min(size, most))
+
+    for at in range(count_calls("receive", conversation)):
+        with monkeypatch.context() as patch:
+            Script(patch, "receive", short, at)
+            pair, reply = converse(conversation)
+        assert reply == wire(CONVERSATIONS[conversation]), at
+        pair.close()
+    assert blocks == set()
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda one: one.__name__)
+def test_want_of_memory_ends_one_connection(monkeypatch, blocks, conversation):
+    """Where there is no memory for what a connection holds, it is told so, or ended."""
+    for at in range(count_calls("resize", conversation)):
+        with monkeypatch.context() as patch:
+            Script(patch, "resize", 0, at)
+            pair, reply = converse(conversation, buffer=4_096)
+        expected = wire(CONVERSATIONS[conversation])
+        later = triows_frame(CLOSE, close_payload(1013, b"too many unfinished messages"))
+        assert expected.startswith(reply.removesuffix(later)), at
+        pair.close()
+    assert blocks == set()
+
+
+def test_epolls_own_failure_is_raised(monkeypatch):
+    """What epoll_wait refuses, but EINTR, is the loop's end, and says why."""
+    pair = Pair()
+    Script(monkeypatch, "wait_events", -errno.EBADF, 0)
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        pair.turn()
+
+    pair.close()
+
+
+def test_what_epoll_cannot_be_asked_for_ends_the_connection(monkeypatch):
+    """A connection that epoll would no longer tell of is of no use."""
+    pair = Pair()
+    client = pair.connect(buffer=4_096)
+    Script(monkeypatch, "watch", -errno.ENOMEM, 0)
+
+    for _ in range(30):
+        try:
+            client.send(masked(BINARY, bytes(3_000)))
+        except OSError:
+            break
+        pair.turn()
+
+    assert pair.register(s.CONNECTIONS) == 0
+    assert pair.register(s.LAST_ERRNO) == errno.ENOMEM
+    pair.close()

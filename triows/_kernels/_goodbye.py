@@ -1,0 +1,95 @@
+"""How connections end: the Close that is sent, the socket that is closed (RFC 6455 §7).
+
+An *ending* is a negative code of `_faults`, for which there is a Close frame; BROKEN
+is none: then there is no one to tell.
+"""
+
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from triows._kernels import _slots as s
+from triows._kernels._faults import ENDINGS, GOING_AWAY, HANDLER_CLOSED, HANDLER_FAILED
+from triows._kernels._libc import Octets
+from triows._kernels._outlet import drop_queue
+from triows._kernels._registry import kernel
+from triows._kernels._scan import CLOSE_OPCODE
+from triows._kernels._system import EPOLL_CTL_DEL, close, release, watch
+
+Integers: TypeAlias = npt.NDArray[np.int64]
+Words: TypeAlias = npt.NDArray[np.int32]
+
+_FIN: Final = 0x80
+_FRAME_ROOM: Final = 64
+
+
+def _close_frames() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Build the Close frame of every ending, row -code for each code."""
+    frames = np.zeros((len(ENDINGS) + 1, _FRAME_ROOM), np.uint8)
+    sizes = np.zeros(len(ENDINGS) + 1, np.int64)
+    for code, (close_code, reason) in ENDINGS.items():
+        payload = int(close_code).to_bytes(2, "big") + reason.encode()
+        frame = bytes((_FIN | CLOSE_OPCODE, len(payload))) + payload
+        frames[-code, : len(frame)] = np.frombuffer(frame, np.uint8)
+        sizes[-code] = len(frame)
+    return frames, sizes
+
+
+_CLOSE_FRAMES, _CLOSE_SIZES = _close_frames()
+
+
+@kernel("int64(int64[::1], int64[::1])", inner=True)
+def drop_message(loop: Integers, row: Integers) -> int:
+    """Free the block of the message under way; returns 0."""
+    loop[s.INCOMPLETE] -= row[s.MESSAGE_STORED]
+    row[s.MESSAGE] = release(row[s.MESSAGE])
+    row[s.MESSAGE_STORED] = 0
+    row[s.MESSAGE_ROOM] = 0
+    return 0
+
+
+@kernel("int64(int64[::1], int64[:,::1], int32[::1], int64)", inner=True)
+def end(loop: Integers, slots: Integers, event: Words, slot: int) -> int:
+    """Close a connection's socket and free its slot, under another generation; returns 0.
+
+    Removed from epoll first: a forked child that holds the descriptor too would
+    keep its events coming.
+    """
+    row = slots[slot]
+    watch(loop[s.EPOLL], EPOLL_CTL_DEL, row[s.DESCRIPTOR], 0, slot, 0, event)
+    close(row[s.DESCRIPTOR])
+    drop_message(loop, row)
+    drop_queue(loop, row)
+    row[s.CARRY] = release(row[s.CARRY])
+    row[s.CARRY_SIZE] = 0
+    row[s.DESCRIPTOR] = -1
+    row[s.PHASE] = s.FREE
+    row[s.GENERATION] = (row[s.GENERATION] + 1) & 0x7FFF_FFFF
+    row[s.NEXT_FREE] = loop[s.FREE_SLOT]
+    loop[s.FREE_SLOT] = slot
+    loop[s.CONNECTIONS] -= 1
+    return 0
+
+
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int64)", inner=True)
+def fail(loop: Integers, row: Integers, region: Octets, code: int) -> int:
+    """Say goodbye with a Close for *code* behind the replies so far (RFC 6455 §7.1.7).
+
+    What was received and not served is overwritten: it will not be. Returns 0.
+    """
+    if row[s.PHASE] == s.OPEN:
+        if loop[s.OUT_STOP] == 0:
+            loop[s.OUT_START] = loop[s.OUT_STOP] = s.HEADROOM
+        size = _CLOSE_SIZES[-code]
+        for i in range(size):
+            region[loop[s.OUT_STOP] + i] = _CLOSE_FRAMES[-code, i]
+        loop[s.OUT_STOP] += size
+        row[s.CLOSE_SINCE] = loop[s.NOW]
+    drop_message(loop, row)
+    row[s.PHASE] = s.CLOSING if code in (GOING_AWAY, HANDLER_CLOSED) else s.FAILED
+    if code == HANDLER_FAILED:
+        loop[s.HANDLER_FAILURES] += 1
+    elif row[s.PHASE] == s.FAILED:
+        loop[s.FAILURES] += 1
+    return 0

@@ -1,0 +1,100 @@
+"""Compiled handlers: a user's function, called by its address in the middle of a turn.
+
+The turn is compiled once and knows no handler; a handler is resolved once to an
+address, and a call costs some nanoseconds. What it raises stops at the call.
+
+Interpreted, an address is the number under which the function was registered.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numba
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from triows._kernels._libc import Octets
+from triows._kernels._registry import JIT
+
+# What a handler answers (`triows.Response`).
+DISCARD: Final = 0
+ECHO: Final = 1
+CLOSE: Final = 2
+
+RAISED: Final = -1
+"""What `call_handler` returns for a handler that raised."""
+
+CompiledHandler = Callable[[Octets, int], int]
+
+_OCTETS: Final = types.Array(types.uint8, 1, "C")
+_SIGNATURE: Final = types.int64(_OCTETS, types.int64)
+
+_plain_handlers: Final[list[CompiledHandler]] = []
+
+
+# numba runs this while it compiles, which it does not do where coverage is measured.
+def _typed_call(
+    _context: Any, _address: Any, _octets: Any, _opcode: Any
+) -> Any:  # pragma: no cover
+    """Make the intrinsic that calls a function of numba's by its address."""
+    arguments = _SIGNATURE.args
+
+    def build(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        address, octets, opcode = values
+        convention = context.call_conv
+        kind = convention.get_function_type(types.int64, arguments)
+        function = builder.inttoptr(address, kind.as_pointer())
+        status, result = convention.call_function(
+            builder, function, types.int64, arguments, (octets, opcode)
+        )
+        raised = context.get_constant(types.int64, RAISED)
+        return builder.select(cgutils.as_bool_bit(builder, status.is_ok), result, raised)
+
+    return types.int64(types.int64, _OCTETS, types.int64), build
+
+
+def _plain_call(address: int, octets: Octets, opcode: int) -> int:
+    """The twin of `call_handler`."""
+    try:
+        return int(_plain_handlers[address - 1](octets, opcode))
+    except Exception:  # noqa: BLE001 - as compiled: that it raised is all that is told
+        return RAISED
+
+
+call_handler: Any = intrinsic(_typed_call) if JIT else _plain_call
+"""call_handler(address, octets, opcode): what the handler returns, or RAISED."""
+
+
+def resolve_handler(function: CompiledHandler) -> int:
+    """Compile a handler and return its address, which is good for the life of the process.
+
+    Args:
+        function: takes a message's payload, a writable uint8 (n,) array, and its
+            opcode; returns an integer. May be compiled by numba already.
+
+    Raises:
+        numba.core.errors.NumbaError: it cannot be compiled.
+    """
+    if JIT:
+        return _compile(function)  # pragma: no cover - as below
+    _plain_handlers.append(function)
+    return len(_plain_handlers)
+
+
+# Compiled code is out of coverage's sight.
+def _compile(function: Any) -> int:  # pragma: no cover
+    dispatcher = function if hasattr(function, "py_func") else numba.njit(function)
+
+    @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+    def handler(octets: Octets, opcode: int) -> int:
+        return types.int64(dispatcher(octets, opcode))
+
+    handler.compile(_SIGNATURE)
+    result = handler.overloads[_SIGNATURE.args]
+    _kept.append(handler)
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+
+
+_kept: Final[list[Any]] = []
+"""Compiled handlers: their code must not be collected."""

@@ -1,0 +1,310 @@
+"""The turn: epoll's events served one after the other (RFC 6455 §5 to §7).
+
+A turn waits for events, or does not, and for each ready socket receives once,
+scans, calls the handler and sends once. See `triows._reactor` for why it is done
+in this way; here is only how.
+"""
+
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from triows._kernels import _slots as s
+from triows._kernels._faults import SLOW_MESSAGE
+from triows._kernels._goodbye import end, fail
+from triows._kernels._inlet import (
+    DIRECT,
+    receive_message,
+    receive_octets,
+    send_replies,
+    serve_octets,
+)
+from triows._kernels._libc import Octets, borrow
+from triows._kernels._outlet import flush
+from triows._kernels._registry import kernel
+from triows._kernels._scan import EXPECT_MASK, MAX_FRAGMENTS, MAX_MESSAGE, REMAINING
+from triows._kernels._slots import BROKEN, LOOP
+from triows._kernels._system import (
+    EINTR,
+    EPOLL_CTL_ADD,
+    EPOLLIN,
+    EPOLLOUT,
+    EVENT_GENERATION,
+    EVENT_MASK,
+    EVENT_SLOT,
+    end_writing,
+    now,
+    wait_events,
+    watch,
+)
+
+Integers: TypeAlias = npt.NDArray[np.int64]
+Words: TypeAlias = npt.NDArray[np.int32]
+
+TAKE_TURNS: Final = 0
+FEED: Final = 1
+DISMISS: Final = 2
+
+_FIN: Final = 0x80
+_PING: Final = 0x9
+
+
+@kernel("int64(int64[::1], int64[:,::1], int32[::1], int64[::1], int64)")
+def add_connection(
+    loop: Integers, slots: Integers, event: Words, clock: Integers, descriptor: int
+) -> int:
+    """Give a socket that is past its opening handshake a slot, and watch it.
+
+    Returns the slot, -1 if none is free, or a negative errno below that, shifted by one.
+    """
+    slot = loop[s.FREE_SLOT]
+    next_free = slots[slot, s.NEXT_FREE] if slot >= 0 else -1
+    if slot < 0:  # none that was used before: slots are touched as late as possible
+        slot = loop[s.USED_SLOTS]
+    if slot >= len(slots):
+        return -1
+    row = slots[slot]
+    generation = row[s.GENERATION]
+    row[:] = 0
+    row[EXPECT_MASK] = 1
+    row[MAX_MESSAGE] = loop[s.LIMIT_MESSAGE]
+    row[MAX_FRAGMENTS] = loop[s.LIMIT_FRAGMENTS]
+    row[s.DESCRIPTOR] = descriptor
+    row[s.GENERATION] = generation
+    row[s.PHASE] = s.OPEN
+    row[s.INTEREST] = EPOLLIN
+    row[s.HEARD] = loop[s.NOW] = now(clock)  # the last turn may be long ago
+    row[s.NEXT_FREE] = next_free
+    result = watch(loop[s.EPOLL], EPOLL_CTL_ADD, descriptor, EPOLLIN, slot, generation, event)
+    if result < 0:
+        row[s.PHASE] = s.FREE
+        return result - 1
+    loop[s.FREE_SLOT] = next_free
+    loop[s.USED_SLOTS] = max(loop[s.USED_SLOTS], slot + 1)
+    loop[s.CONNECTIONS] += 1
+    loop[s.OPENED] += 1
+    return slot
+
+
+@kernel("int64(int64[::1], int64[:,::1], uint8[::1], int32[::1], int64, int64)", inner=True)
+def settle(
+    loop: Integers, slots: Integers, region: Octets, event: Words, slot: int, result: int
+) -> int:
+    """Send the replies so far and do what *result* and the connection's phase ask for.
+
+    result  0, BROKEN or an ending
+
+    Returns 0.
+    """
+    row = slots[slot]
+    if result < 0 and result != BROKEN:
+        fail(loop, row, region, result)
+        result = 0
+    if result == 0:
+        result = send_replies(loop, row, region, event, slot)
+    loop[s.OUT_START] = loop[s.OUT_STOP] = 0
+    is_done = row[s.PHASE] == s.CLOSED and row[s.QUEUE_SIZE] == 0
+    if result == BROKEN or is_done:
+        return end(loop, slots, event, slot)
+    if row[s.PHASE] == s.FAILED and row[s.QUEUE_SIZE] == 0:
+        row[s.PHASE] = s.LINGERING
+        if end_writing(row[s.DESCRIPTOR]) < 0:
+            return end(loop, slots, event, slot)
+    return 0
+
+
+@kernel(f"int64({LOOP}, int64, int64)", inner=True)
+def serve_socket(
+    loop: Integers,
+    slots: Integers,
+    region: Octets,
+    table: Integers,
+    event: Words,
+    slot: int,
+    mask: int,
+) -> int:
+    """Do what a socket is ready for; returns 0."""
+    row = slots[slot]
+    result = 0
+    if mask & EPOLLOUT and row[s.QUEUE_SIZE] > 0:
+        result = flush(loop, row, event, slot)
+    if result == 0 and mask & ~EPOLLOUT:
+        if row[s.PHASE] == s.OPEN and row[REMAINING] > DIRECT:
+            result = receive_message(loop, slots, region, table, event, slot)
+        else:
+            result = receive_octets(loop, slots, region, table, event, slot)
+    if result == 0 and row[s.PHASE] == s.OPEN:  # as nearly always: without another call
+        result = send_replies(loop, row, region, event, slot)
+        if result == 0:
+            return 0
+    return settle(loop, slots, region, event, slot, result)
+
+
+@kernel(f"int64({LOOP}, int64, int64)", inline=True)
+def feed(
+    loop: Integers,
+    slots: Integers,
+    region: Octets,
+    table: Integers,
+    event: Words,
+    slot: int,
+    size: int,
+) -> int:
+    """Serve octets that were received elsewhere and lie at region[HEADROOM:]; returns 0.
+
+    size  octets, 0..RECEIVE_SIZE; no others of this connection may have come before
+    """
+    start = s.HEADROOM
+    result = serve_octets(loop, slots, region, table, event, slot, start, start + size)
+    return settle(loop, slots, region, event, slot, result)
+
+
+@kernel("int64(int64[::1], int64[:,::1], uint8[::1], int32[::1], int64, int64)", inline=True)
+def dismiss(
+    loop: Integers,
+    slots: Integers,
+    region: Octets,
+    event: Words,
+    slot: int,
+    code: int,
+) -> int:
+    """Close an open connection for the ending *code*, or any, at once, for BROKEN; returns 0."""
+    phase = slots[slot, s.PHASE]
+    if phase == s.OPEN or (code == BROKEN and phase != s.FREE):
+        return settle(loop, slots, region, event, slot, code)
+    return 0
+
+
+@kernel("int64(int64[::1], int64[:,::1], uint8[::1], int32[::1], int64)", inner=True)
+def check_deadlines(
+    loop: Integers, slots: Integers, region: Octets, event: Words, slot: int
+) -> int:
+    """Do what the time asks for on one connection (RFC 6455 §5.5.2, §7.1.1); returns 0."""
+    row = slots[slot]
+    time = loop[s.NOW]
+    result = 0
+    if row[s.PHASE] != s.OPEN:
+        if time - row[s.CLOSE_SINCE] >= loop[s.CLOSE_TIMEOUT]:
+            result = BROKEN
+    elif row[s.MESSAGE_SINCE] != 0 and time - row[s.MESSAGE_SINCE] >= loop[s.MESSAGE_TIMEOUT]:
+        result = SLOW_MESSAGE
+    elif row[s.IS_PINGING]:
+        if time - row[s.HEARD] >= loop[s.PING_INTERVAL] + loop[s.PING_TIMEOUT]:
+            result = BROKEN
+    elif time - row[s.HEARD] >= loop[s.PING_INTERVAL]:
+        row[s.IS_PINGING] = 1
+        region[s.HEADROOM] = _FIN | _PING
+        region[s.HEADROOM + 1] = 0
+        loop[s.OUT_START] = s.HEADROOM
+        loop[s.OUT_STOP] = s.HEADROOM + 2
+    else:
+        return 0
+    return settle(loop, slots, region, event, slot, result)
+
+
+@kernel("int64(int64[::1], int64[:,::1], uint8[::1], int32[::1])", inline=True)
+def sweep(loop: Integers, slots: Integers, region: Octets, event: Words) -> int:
+    """Look at the deadlines of all connections; returns 0.
+
+    One pass over an array, a few times a second: 5 ns a connection, which no
+    heap of timers that every message moves would better.
+    """
+    loop[s.NEXT_SWEEP] = loop[s.NOW] + loop[s.SWEEP_INTERVAL]
+    for slot in range(loop[s.USED_SLOTS]):
+        if slots[slot, s.PHASE] != s.FREE:
+            check_deadlines(loop, slots, region, event, slot)
+    return 0
+
+
+@kernel(f"int64({LOOP}, int32[:,::1], int64[::1], int64)", inline=True)
+def turn(
+    loop: Integers,
+    slots: Integers,
+    region: Octets,
+    table: Integers,
+    event: Words,
+    events: Words,
+    clock: Integers,
+    timeout: int,
+) -> int:
+    """Serve the sockets that are ready, within the budget of time.
+
+    loop     int64 (REGISTERS,)
+    slots    int64 (n, SLOT_SIZE)
+    region   uint8 (HEADROOM + RECEIVE_SIZE + TAILROOM,)
+    table    int64 (m, COLUMNS), m >= 2
+    event    int32 (EVENT_WORDS,)
+    events   int32 (k, EVENT_WORDS): those fetched and not yet served stay for the next turn
+    clock    int64 (2,)
+    timeout  milliseconds to wait for the first event; 0 not to wait, -1 for ever
+
+    Returns how many events were served, or the negative errno of epoll_wait.
+    """
+    loop[s.TURNS] += 1
+    if loop[s.CURSOR] >= loop[s.EVENT_COUNT]:
+        count = wait_events(loop[s.EPOLL], events, timeout)
+        loop[s.CURSOR] = 0
+        loop[s.EVENT_COUNT] = max(count, 0)
+        if count < 0 and count != EINTR:
+            return count
+    loop[s.NOW] = now(clock)
+    first = loop[s.CURSOR]
+    while loop[s.CURSOR] < loop[s.EVENT_COUNT]:
+        found = events[loop[s.CURSOR]]
+        slot = found[EVENT_SLOT]
+        loop[s.CURSOR] += 1
+        if slot == s.WAKE_SLOT:
+            loop[s.IS_WOKEN] = 1
+        elif slots[slot, s.GENERATION] == found[EVENT_GENERATION]:
+            serve_socket(loop, slots, region, table, event, slot, found[EVENT_MASK])
+        if loop[s.CURSOR] & 7 == 0 and now(clock) - loop[s.NOW] > loop[s.BUDGET]:
+            break
+    served = loop[s.CURSOR] - first
+    loop[s.EVENTS] += served
+    if loop[s.NOW] >= loop[s.NEXT_SWEEP]:
+        sweep(loop, slots, region, event)
+    return served
+
+
+@kernel(f"int64({LOOP}, int32[:,::1], int64[::1], int64, int64, int64)")
+def drive(
+    loop: Integers,
+    slots: Integers,
+    region: Octets,
+    table: Integers,
+    event: Words,
+    events: Words,
+    clock: Integers,
+    command: int,
+    first: int,
+    second: int,
+) -> int:
+    """Do one of the things that a loop is asked for: the door to all the kernels above.
+
+    command  TAKE_TURNS  `turn` with the timeout *first*, *second* times, -1 for no end, or
+                         until woken, or until there is no connection if LEAVES_EMPTY is set
+             FEED        `feed` to the slot *first* octets in the number of *second*
+             DISMISS     `dismiss` the slot *first* with the ending *second*
+
+    One door, since what is compiled for Python contains all that it calls. Returns
+    what the kernel in question returns; TAKE_TURNS, what the last turn returned.
+    """
+    loop, slots, region = borrow(loop), borrow(slots), borrow(region)
+    table, event = borrow(table), borrow(event)
+    events, clock = borrow(events), borrow(clock)
+    if command == TAKE_TURNS:
+        served = 0
+        while (
+            second != 0
+            and served >= 0
+            and loop[s.IS_WOKEN] == 0
+            and (loop[s.CONNECTIONS] > 0 or loop[s.LEAVES_EMPTY] == 0)
+        ):
+            served = turn(loop, slots, region, table, event, events, clock, first)
+            second -= 1
+        return served
+    loop[s.NOW] = now(clock)
+    if command == FEED:
+        return feed(loop, slots, region, table, event, first, second)
+    return dismiss(loop, slots, region, event, first, second)

@@ -1,0 +1,242 @@
+"""One loop: the arrays that the compiled turn works on, and the calls that work on them.
+
+Every method but `wake` and `statistics` belongs to the one thread that drives the
+loop. It knows neither Trio nor how a socket came to be open.
+"""
+
+import os
+import select
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+import numpy as np
+
+from triows import _kernels as kernels
+from triows._kernels import slots as s
+from triows._options import KeepAlive, Limits
+
+_NS: Final = 1_000_000_000
+_ROWS: Final = 129
+_EVENTS: Final = 256
+_NEVER: Final = 2**60
+"""Nanoseconds that no clock reaches; twice as many are an int64 still."""
+
+SWEEP_INTERVAL: Final = 0.25
+"""Seconds between looks at all deadlines: how late a timeout may come."""
+
+BUDGET: Final = 0.001
+"""Seconds that a turn may take."""
+
+
+@attrs.frozen(kw_only=True)
+class LoopStatistics:
+    """A snapshot of a loop: counts since it started, sizes in octets."""
+
+    connections: int
+    """Open now, those that are closing included."""
+    opened: int
+    messages_received: int
+    octets_received: int
+    """Of payload."""
+    messages_sent: int
+    octets_sent: int
+    """Of payload."""
+    turns: int
+    events: int
+    receives: int
+    """System calls."""
+    sends: int
+    """System calls."""
+    queued_octets: int
+    """Octets that the kernel has not taken yet, over all connections."""
+    incomplete_octets: int
+    """Octets of unfinished messages, over all connections."""
+    failures: int
+    """Connections that ended because of what the peer did wrong."""
+    handler_failures: int
+    system_failures: int
+    """Connections that ended because a system call failed."""
+    last_errno: int
+
+
+class Loop:
+    """Sockets, an epoll descriptor, and the memory that they share.
+
+    Args:
+        handler: the address of a compiled handler; 0 echoes.
+        limits: of messages, queues and connections.
+        keepalive: when to ping a quiet peer.
+    """
+
+    def __init__(self, handler: int, limits: Limits, keepalive: KeepAlive) -> None:
+        kernels.ensure_warm()
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._registers = np.zeros(s.REGISTERS, np.int64)
+        self._slots = np.zeros((limits.max_connections, s.SLOT_SIZE), np.int64)
+        self._region = np.zeros(s.HEADROOM + s.RECEIVE_SIZE + s.TAILROOM, np.uint8)
+        self._event = np.zeros(kernels.system.EVENT_WORDS, np.int32)
+        self._clock = np.zeros(2, np.int64)
+        self._arrays = (
+            self._registers,
+            self._slots,
+            self._region,
+            np.zeros((_ROWS, kernels.COLUMNS), np.int64),
+            self._event,
+            np.zeros((_EVENTS, kernels.system.EVENT_WORDS), np.int32),
+            self._clock,
+        )
+        self._is_closed = False
+        self._set_up(handler, limits, keepalive)
+
+    def _set_up(self, handler: int, limits: Limits, keepalive: KeepAlive) -> None:
+        registers = self._registers
+        registers[s.EPOLL] = self._epoll.fileno()
+        registers[s.HANDLER] = handler
+        registers[s.FREE_SLOT] = -1
+        registers[s.BUDGET] = _nanoseconds(BUDGET)
+        registers[s.SWEEP_INTERVAL] = _nanoseconds(SWEEP_INTERVAL)
+        registers[s.HIGH_WATER] = limits.send_queue_octets
+        registers[s.LOW_WATER] = limits.send_queue_octets // 2
+        registers[s.PING_INTERVAL] = _nanoseconds(keepalive.interval)
+        registers[s.PING_TIMEOUT] = _nanoseconds(keepalive.timeout)
+        registers[s.MESSAGE_TIMEOUT] = _nanoseconds(limits.message_timeout)
+        registers[s.CLOSE_TIMEOUT] = _nanoseconds(limits.close_timeout)
+        registers[s.LIMIT_MESSAGE] = limits.max_message
+        registers[s.LIMIT_FRAGMENTS] = limits.max_fragments
+        registers[s.INCOMPLETE_LIMIT] = limits.max_incomplete
+        result = kernels.system.watch(
+            self._epoll.fileno(),
+            kernels.system.EPOLL_CTL_ADD,
+            self._wake,
+            kernels.system.EPOLLIN,
+            s.WAKE_SLOT,
+            0,
+            self._event,
+        )
+        _check(result)
+
+    # For any thread.
+
+    def wake(self) -> None:
+        """Make `take_turns` return soon; harmless once the loop is closed."""
+        if not self._is_closed:
+            os.eventfd_write(self._wake, 1)
+
+    def fileno(self) -> int:
+        """The epoll descriptor, which is readable when there is something to serve."""
+        return self._epoll.fileno()
+
+    @property
+    def connections(self) -> int:
+        """How many sockets it holds."""
+        return int(self._registers[s.CONNECTIONS])
+
+    def statistics(self) -> LoopStatistics:
+        """Return a snapshot; taken by another thread, its counts may be of different moments."""
+        count = self._registers.tolist()
+        return LoopStatistics(
+            connections=count[s.CONNECTIONS],
+            opened=count[s.OPENED],
+            messages_received=count[s.MESSAGES_IN],
+            octets_received=count[s.OCTETS_IN],
+            messages_sent=count[s.MESSAGES_OUT],
+            octets_sent=count[s.OCTETS_OUT],
+            turns=count[s.TURNS],
+            events=count[s.EVENTS],
+            receives=count[s.RECEIVES],
+            sends=count[s.SENDS],
+            queued_octets=count[s.QUEUED],
+            incomplete_octets=count[s.INCOMPLETE],
+            failures=count[s.FAILURES],
+            handler_failures=count[s.HANDLER_FAILURES],
+            system_failures=count[s.SYSTEM_FAILURES],
+            last_errno=count[s.LAST_ERRNO],
+        )
+
+    # For the thread that drives it.
+
+    def add(self, descriptor: int, leftover: bytes = b"") -> None:
+        """Take over a socket that is past its opening handshake.
+
+        Args:
+            descriptor: of a TCP or Unix stream socket; closed by the loop from now on,
+                also if this fails.
+            leftover: octets that were received behind the request; served first.
+
+        Raises:
+            OSError: it cannot be watched, or the loop is full.
+        """
+        slot = kernels.turn.add_connection(
+            self._registers, self._slots, self._event, self._clock, descriptor
+        )
+        if slot < 0:
+            os.close(descriptor)
+            _check(slot + 1 or -24)  # EMFILE: no slot is free
+        generation = self._slots[slot, s.GENERATION]
+        for start in range(0, len(leftover), s.RECEIVE_SIZE):
+            piece = leftover[start : start + s.RECEIVE_SIZE]
+            if self._slots[slot, s.GENERATION] != generation:
+                return  # it has ended
+            self._region[s.HEADROOM : s.HEADROOM + len(piece)] = np.frombuffer(piece, np.uint8)
+            kernels.turn.drive(*self._arrays, kernels.turn.FEED, slot, len(piece))
+
+    def take_turns(self, timeout: float, most: int = -1) -> int:
+        """Serve what is ready, waiting for it up to *timeout* seconds at a time.
+
+        Args:
+            timeout: seconds, 0 not to wait.
+            most: turns; -1 for as many as there are until `wake`.
+
+        Returns:
+            How many events the last turn served.
+
+        Raises:
+            OSError: epoll_wait failed.
+        """
+        served = int(
+            kernels.turn.drive(*self._arrays, kernels.turn.TAKE_TURNS, round(timeout * 1000), most)
+        )
+        if self._registers[s.IS_WOKEN]:
+            self._registers[s.IS_WOKEN] = 0
+            os.eventfd_read(self._wake)
+        return _check(served)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether events were fetched that the last turn had no time for."""
+        return bool(self._registers[s.CURSOR] < self._registers[s.EVENT_COUNT])
+
+    def leave_when_empty(self) -> None:
+        """Let `take_turns` return as soon as there is no connection."""
+        self._registers[s.LEAVES_EMPTY] = 1
+
+    def say_goodbye(self) -> None:
+        """Start the closing handshake on every open connection, with 1001."""
+        for slot in self._taken_slots():
+            kernels.turn.drive(*self._arrays, kernels.turn.DISMISS, slot, kernels.GOING_AWAY)
+
+    def close(self) -> None:
+        """Drop every connection and give everything back; harmless if done before."""
+        if self._is_closed:
+            return
+        for slot in self._taken_slots():
+            kernels.turn.drive(*self._arrays, kernels.turn.DISMISS, slot, s.BROKEN)
+        self._is_closed = True
+        self._epoll.close()
+        os.close(self._wake)
+
+    def _taken_slots(self) -> Iterator[int]:
+        used = int(self._registers[s.USED_SLOTS])
+        yield from np.flatnonzero(self._slots[:used, s.PHASE] != s.FREE).tolist()
+
+
+def _nanoseconds(seconds: float) -> int:
+    return _NEVER if seconds == float("inf") else round(seconds * _NS)
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result

@@ -1,0 +1,172 @@
+"""Who drives a loop: a thread that blocks in epoll_wait, or a task of Trio's.
+
+Both take what they are given, sockets above all, through a queue that the loop's
+own thread empties between turns; a wake-up is an octet in an eventfd, however
+many follow each other. Neither knows how a socket came to be open.
+"""
+
+import contextlib
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+import trio
+
+from triows._nursery import unwrapped_nursery
+from triows._reactor._loop import BUDGET, SWEEP_INTERVAL, Loop, LoopStatistics
+
+
+class Driver:
+    """Drives a loop for a reactor; see the two kinds below.
+
+    Args:
+        loop: driven by no one else; closed in the end.
+        grace: seconds that peers have for the closing handshake once it is cancelled.
+    """
+
+    def __init__(self, loop: Loop, grace: float) -> None:
+        self._loop = loop
+        self._grace = grace
+        self._deadline = math.inf
+        self._is_finishing = False
+        self._calls: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+        self._is_over = False
+
+    @property
+    def connections(self) -> int:
+        """Sockets that it holds or was given."""
+        return self._loop.connections + len(self._calls)
+
+    def add(self, descriptor: int, leftover: bytes) -> None:
+        """Hand over an open socket and the octets received behind its opening handshake."""
+        if not self._post(partial(self._add, descriptor, leftover)):
+            os.close(descriptor)
+
+    def finish(self) -> None:
+        """Let `run` end as soon as there is no connection."""
+        self._post(self._finish)
+
+    def statistics(self) -> LoopStatistics:
+        """Return a snapshot of the loop."""
+        return self._loop.statistics()
+
+    async def run(self) -> None:
+        """Serve until there is nothing more to do after `finish`.
+
+        Cancelling says goodbye to every peer with 1001, and drops those that have not
+        answered when the grace is over.
+        """
+        raise NotImplementedError
+
+    def _post(self, call: Callable[[], None]) -> bool:
+        with self._lock:
+            if self._is_over:
+                return False
+            self._calls.append(call)
+        self._loop.wake()
+        return True
+
+    # For whatever drives the loop.
+
+    def _take_calls(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
+
+    def _add(self, descriptor: int, leftover: bytes) -> None:
+        if self._deadline < math.inf:
+            os.close(descriptor)
+            return
+        with contextlib.suppress(OSError):  # closed: for its peer, it was the one too many
+            self._loop.add(descriptor, leftover)
+
+    def _finish(self) -> None:
+        self._is_finishing = True
+        self._loop.leave_when_empty()
+
+    def _stop(self) -> None:
+        """Start to end in order."""
+        self._deadline = time.monotonic() + self._grace
+        self._finish()
+        self._loop.say_goodbye()
+
+    @property
+    def _has_work(self) -> bool:
+        if self._is_finishing and not self._loop.connections and not self._calls:
+            return False
+        return time.monotonic() < self._deadline
+
+    def _end(self) -> None:
+        with self._lock:
+            self._is_over = True
+        self._deadline = -math.inf  # what is still to be added is closed
+        self._take_calls()
+        self._loop.close()
+
+
+class ThreadDriver(Driver):
+    """Drives its loop in a thread of its own, which neither waits for Trio nor holds the GIL."""
+
+    async def run(self) -> None:
+        """Serve until done; see `Driver.run`."""
+        is_done = trio.Event()
+
+        async def join() -> None:
+            with trio.CancelScope(shield=True):
+                try:
+                    await trio.to_thread.run_sync(self._drive, limiter=trio.CapacityLimiter(1))
+                finally:
+                    is_done.set()
+
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(join)
+            try:
+                await is_done.wait()
+            finally:
+                self._post(self._stop)
+
+    def _drive(self) -> None:
+        try:
+            while self._has_work:
+                if self._deadline == math.inf:
+                    self._loop.take_turns(SWEEP_INTERVAL)
+                else:
+                    self._loop.take_turns(min(SWEEP_INTERVAL, self._grace), 1)
+                self._take_calls()
+        finally:
+            self._end()
+
+
+class InlineDriver(Driver):
+    """Drives its loop in a task of Trio's, a bounded time at a stretch."""
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Serve until done; see `Driver.run`."""
+        try:
+            await self._serve()
+        finally:
+            with trio.CancelScope(shield=True):
+                if not self._is_over:
+                    await self._part()
+            self._end()
+
+    async def _part(self) -> None:
+        self._stop()
+        await self._serve()
+
+    async def _serve(self) -> None:
+        while self._has_work:
+            if self._loop.has_events:
+                await trio.lowlevel.checkpoint()
+            else:
+                with trio.move_on_after(SWEEP_INTERVAL):
+                    await trio.lowlevel.wait_readable(self._loop.fileno())
+            enough = time.monotonic() + BUDGET
+            while self._loop.take_turns(0, 1) and time.monotonic() < enough:
+                pass
+            self._take_calls()
