@@ -56,6 +56,27 @@ async def test_echo_server(program, nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
+async def test_echo_reactor(monkeypatch, nursery) -> None:
+    """The reactor sends back text and binary messages."""
+    started, wait_started = trio.open_memory_channel(1)
+    run_echo = triows.Reactor.run_echo
+
+    async def run_where_it_is_free(reactor, _port) -> None:
+        started.send_nowait(await nursery.start(partial(run_echo, reactor, 0)))
+
+    monkeypatch.setattr(triows.Reactor, "run_echo", run_where_it_is_free)
+    with monkeypatch.context() as patch:
+        patch.setattr(trio, "run", nursery.start_soon)
+        runpy.run_path(str(EXAMPLES / "echo_reactor.py"), run_name="__main__")
+    reactor = await wait_started.receive()
+
+    async with connect(f"ws://127.0.0.1:{reactor.port}") as connection:
+        for message in ("text", b"\x00\xff"):
+            await connection.send(message)
+            assert await connection.recv() == message
+    nursery.cancel_scope.cancel()
+
+
 async def test_health_check(program, nursery) -> None:
     """Plain requests are answered over HTTP, /talk opens a WebSocket, all else is refused."""
     address = await program("health_check").start(nursery)

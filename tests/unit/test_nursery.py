@@ -38,10 +38,10 @@ async def test_one_exception_comes_out_as_it_was_raised():
 
 async def test_the_bodys_exception_comes_out_as_it_was_raised():
     """So does that of the block, with the context that it had."""
-    with pytest.raises(ValueError, match="lone") as caught:
+    with pytest.raises(ValueError, match="lone") as caught:  # noqa: PT012 - the block is what raises
         async with unwrapped_nursery():
             try:
-                raise KeyError("context")
+                raise KeyError("context")  # noqa: TRY301 - it is to be a context
             except KeyError:
                 raise ValueError("lone")  # noqa: B904 - the context is what is tested
     assert isinstance(caught.value.__context__, KeyError)
@@ -57,7 +57,7 @@ async def test_a_group_of_the_bodys_own_stays_a_group():
 
 async def test_several_exceptions_stay_together():
     """A group of more than one says what each was."""
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - the block is what raises
         async with unwrapped_nursery() as nursery:
             nursery.start_soon(fail, ValueError("one"))
             nursery.start_soon(fail, KeyError("two"))
