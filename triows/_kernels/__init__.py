@@ -32,6 +32,8 @@ from triows._kernels._scan import WHOLE as WHOLE
 from triows._kernels._scan import scan as scan
 from triows._kernels._utf8 import validate_utf8 as validate_utf8
 
-if sys.platform == "linux":  # elsewhere there is no epoll, and nothing of it to compile
+if (
+    sys.platform == "linux"
+):  # pragma: no branch - elsewhere there is no epoll, and nothing of it to compile
     from triows._kernels import _system as system  # noqa: F401 - as above
     from triows._kernels import _turn as turn  # noqa: F401 - as above
