@@ -26,7 +26,7 @@ from triows._errors import (
 from triows._kernels import warm_up
 from triows._options import KeepAlive, Limits
 from triows._reactor import CompiledHandler, LoopStatistics, compiled
-from triows._reactors import Reactor, open_reactor
+from triows._reactors import Reactor, ReactorStatistics, open_reactor
 from triows._server import Server, ServerStatistics, serve, serve_listeners
 from triows._spec import CloseCode, Opcode
 from triows._version import __version__
@@ -54,6 +54,7 @@ __all__ = [
     "Opcode",
     "ProtocolError",
     "Reactor",
+    "ReactorStatistics",
     "Request",
     "Response",
     "Server",

@@ -1,7 +1,4 @@
-"""The server's opening handshake over a stream: read a request, ask, answer (RFC 6455 §4.2).
-
-It knows no deadline: who calls it bounds the time.
-"""
+"""The server's opening handshake over a stream: read a request, ask, answer (RFC 6455 §4.2)."""
 
 import inspect
 from collections.abc import Awaitable, Callable
@@ -55,6 +52,34 @@ class ServerOpening:
         self.is_answered = False
         """Whether octets of an answer may have been sent."""
         self.subprotocol: str | None = None
+
+    async def run(self, patience: float, *, is_full: bool) -> tuple[bool, bool]:
+        """Shake hands, or answer with 503.
+
+        Args:
+            patience: seconds until the peer is given up.
+            is_full: there is room for no other connection.
+
+        Returns:
+            Whether there is a WebSocket now, and whether the peer was refused one. Neither,
+            if it went away or was given up before it was answered.
+
+        Cancelling answers with 503, unless the peer has its answer.
+        """
+        is_open = False
+        try:
+            with trio.move_on_after(patience):
+                if is_full:
+                    await self.refuse(UNAVAILABLE.to_octets())
+                else:
+                    is_open = await self.negotiate()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False, False
+        except (trio.Cancelled, BaseExceptionGroup):  # a group if on_request has a nursery
+            if not self.is_answered:
+                await self.refuse(UNAVAILABLE.to_octets())
+            raise
+        return is_open, self.is_answered and not is_open
 
     async def negotiate(self) -> bool:
         """Read the request and answer it; returns whether that opened a WebSocket.

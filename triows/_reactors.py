@@ -13,14 +13,16 @@ import socket
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from typing import Any, Final
 
+import attrs
 import trio
 
 from triows._engine import ServerHandshake, check_subprotocols
 from triows._faultlog import FaultLog
 from triows._nursery import unwrapped_nursery
-from triows._opening import UNAVAILABLE, OnRequest, ServerOpening
+from triows._opening import OnRequest, ServerOpening
 from triows._options import KeepAlive, Limits
 from triows._reactor import (
+    NO_LOOP,
     CompiledHandler,
     Driver,
     InlineDriver,
@@ -48,6 +50,24 @@ def why_no_reactor() -> str:
     if not (hasattr(select, "epoll") and hasattr(os, "eventfd")):
         return "the reactor needs epoll, which this system does not have"
     return ""
+
+
+@attrs.frozen(kw_only=True)
+class ReactorStatistics:
+    """A snapshot of a reactor."""
+
+    accepted: int
+    """TCP connections, ever."""
+    refused: int
+    """Handshakes that were answered, but not with 101."""
+    handshakes: int
+    """Under way now."""
+    loops: tuple[LoopStatistics, ...]
+
+    @property
+    def total(self) -> LoopStatistics:
+        """What the loops have counted together."""
+        return sum(self.loops[1:], start=self.loops[0]) if self.loops else NO_LOOP
 
 
 class Reactor:
@@ -97,7 +117,7 @@ class Reactor:
         self._sockets: list[socket.socket] = []
         self._uses = 0
         self._is_idle = trio.Event()
-        self._accepted = self._refused = 0
+        self._accepted = self._refused = self._handshakes = 0
 
     # What is known.
 
@@ -117,9 +137,14 @@ class Reactor:
             raise ValueError("this reactor listens on no port")
         return int(self.addresses[0][1])
 
-    def statistics(self) -> list[LoopStatistics]:
-        """Return a snapshot of each loop."""
-        return [driver.statistics() for driver in self._drivers]
+    def statistics(self) -> ReactorStatistics:
+        """Return a snapshot; before the first `run` there are no loops in it."""
+        return ReactorStatistics(
+            accepted=self._accepted,
+            refused=self._refused,
+            handshakes=self._handshakes,
+            loops=tuple(driver.statistics() for driver in self._drivers),
+        )
 
     # What it does.
 
@@ -284,20 +309,15 @@ class Reactor:
             self._limits, self._subprotocols, self._origins, remote=_peer(stream)
         )
         opening = ServerOpening(stream, handshake, self._on_request, self._faults)
-        is_open = False
+        self._handshakes += 1
         try:
-            with trio.move_on_after(self._limits.handshake_timeout):
-                if sum(one.connections for one in self._drivers) >= self._limits.max_connections:
-                    await opening.refuse(UNAVAILABLE.to_octets())
-                else:
-                    is_open = await opening.negotiate()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return None
-        except trio.Cancelled:
-            if not opening.is_answered:
-                await opening.refuse(UNAVAILABLE.to_octets())
-            raise
-        self._refused += opening.is_answered and not is_open
+            taken = self._handshakes + sum(one.connections for one in self._drivers)
+            is_open, is_refused = await opening.run(
+                self._limits.handshake_timeout, is_full=taken > self._limits.max_connections
+            )
+        finally:
+            self._handshakes -= 1
+        self._refused += is_refused
         return handshake.leftover if is_open else None
 
 

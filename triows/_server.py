@@ -21,7 +21,7 @@ import trio
 from triows._engine import Budget, ServerEngine, ServerHandshake, check_subprotocols
 from triows._faultlog import FaultLog, sift
 from triows._nursery import unwrapped_nursery
-from triows._opening import UNAVAILABLE, OnRequest, ServerOpening
+from triows._opening import OnRequest, ServerOpening
 from triows._options import KeepAlive, Limits
 from triows._spec import CloseCode
 from triows._stream import socket_address
@@ -209,21 +209,12 @@ class Server:
             remote=socket_address(stream, "getpeername"),
         )
         opening = ServerOpening(stream, handshake, settings.on_request, self._faults)
-        is_open = False
-        try:
-            with trio.move_on_after(settings.limits.handshake_timeout):
-                if self._counts["connections"] > settings.limits.max_connections:
-                    await opening.refuse(UNAVAILABLE.to_octets())
-                else:
-                    is_open = await opening.negotiate()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return None
-        except (trio.Cancelled, BaseExceptionGroup):  # a group if on_request has a nursery
-            if not opening.is_answered:
-                await opening.refuse(UNAVAILABLE.to_octets())
-            raise
+        is_open, is_refused = await opening.run(
+            settings.limits.handshake_timeout,
+            is_full=self._counts["connections"] > settings.limits.max_connections,
+        )
+        self._counts["refused"] += is_refused
         if not is_open:
-            self._counts["refused"] += opening.is_answered
             return None
         return self._make_websocket(stream, handshake, opening.subprotocol), handshake.leftover
 

@@ -255,6 +255,33 @@ def test_what_the_rfc_refuses_is_refused(start, octets, code, step):
     assert pair.loop.statistics().failures == 1
 
 
+def test_statistics_count_frames_and_what_failed(start):
+    """Fragments, control frames and replies are frames; errors are counted by name."""
+    pair = start()
+    client = pair.connect()
+    fragments = joined(TEXT, [b"a", b"b"])
+    pair.talk(client, fragments + masked(PING, b"") + masked(BINARY, b"whole"))
+    pair.talk(client, masked(BINARY, bytes(100_000)))
+    before = pair.loop.statistics()
+    client.send(masked(BINARY, b"unread, its echo makes the end a reset"))
+    pair.turn()
+    client.close()
+    pair.turn()
+
+    assert before.frames_received == 5
+    assert before.frames_sent == 4  # the fragments are answered in one
+    assert before.messages_received == before.messages_sent == 3
+    assert before.frames_per_turn == pytest.approx(5 / before.turns)
+    assert before.errnos == {}
+    with pytest.raises(TypeError):
+        before.errnos["EPIPE"] = 1
+    after = pair.loop.statistics()
+    assert (after.errnos, after.system_failures) == ({"ECONNRESET": 1}, 1)
+    both = after + before
+    assert both.errnos == after.errnos
+    assert (both.frames_received, both.turns) == (11, after.turns + before.turns)
+
+
 def handle(payload, opcode):
     """Do what the first octet says."""
     if len(payload) == 0:

@@ -85,6 +85,7 @@ def fail(loop: Integers, row: Integers, region: Octets, code: int) -> int:
         for i in range(size):
             region[loop[s.OUT_STOP] + i] = _CLOSE_FRAMES[-code, i]
         loop[s.OUT_STOP] += size
+        loop[s.FRAMES_OUT] += 1
         row[s.CLOSE_SINCE] = loop[s.NOW]
     drop_message(loop, row)
     row[s.PHASE] = s.CLOSING if code in (GOING_AWAY, HANDLER_CLOSED) else s.FAILED

@@ -11,17 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from triows._kernels import _slots as s
+from triows._kernels._counts import count_error
 from triows._kernels._faults import HANDLER_CLOSED, HANDLER_FAILED, TOO_MUCH_INCOMPLETE
 from triows._kernels._goodbye import drop_message, fail
 from triows._kernels._handler import CLOSE, DISCARD, ECHO, call_handler
 from triows._kernels._headers import write_header
 from triows._kernels._libc import Octets, piece
-from triows._kernels._outlet import emit
+from triows._kernels._outlet import emit, note_failure
 from triows._kernels._plain import serve_plain
 from triows._kernels._registry import kernel
 from triows._kernels._scan import (
     CLOSE_OPCODE,
     FAULT,
+    FRAME_END,
     IS_FULL,
     MESSAGE_END,
     MESSAGE_OPCODE,
@@ -72,6 +74,7 @@ def place(loop: Integers, region: Octets, opcode: int, start: int, size: int) ->
         move(region, loop[s.OUT_STOP] + header, region, start, size)
     write_header(region, loop[s.OUT_STOP], _FIN | opcode, size, -1)
     loop[s.OUT_STOP] += header + size
+    loop[s.FRAMES_OUT] += 1
     return 0
 
 
@@ -152,6 +155,7 @@ def finish_message(
         write_header(message, start, _FIN | opcode, size, -1)
         result = send_replies(loop, row, region, event, slot)  # what came before it, first
         if result == 0:
+            loop[s.FRAMES_OUT] += 1
             result = emit(loop, row, event, slot, message, start, header + size)
     drop_message(loop, row)
     row[s.MESSAGE_SINCE] = 0
@@ -181,6 +185,8 @@ def serve_piece(
     opcode = found[ROW_OPCODE]
     start = found[ROW_START]
     size = found[ROW_SIZE]
+    if found[ROW_FLAGS] & FRAME_END:
+        loop[s.FRAMES_IN] += 1
     if opcode >= CLOSE_OPCODE:
         return serve_control(loop, row, region, found)
     if found[ROW_FLAGS] == WHOLE:
@@ -256,11 +262,9 @@ def note_receive(loop: Integers, row: Integers, count: int) -> int:
         row[s.IS_PINGING] = 0
         return 1
     if count in (EAGAIN, EINTR):
+        count_error(loop, count)
         return 0
-    if count < 0:
-        loop[s.LAST_ERRNO] = -count
-        loop[s.SYSTEM_FAILURES] += 1
-    return BROKEN
+    return BROKEN if count == 0 else note_failure(loop, count)
 
 
 @kernel(f"int64({LOOP}, int64)", inner=True)
@@ -286,6 +290,8 @@ def receive_message(
         return table[0, FAULT]
     row[s.MESSAGE_STORED] += count
     loop[s.INCOMPLETE] += count
+    if table[0, ROW_FLAGS] & FRAME_END:
+        loop[s.FRAMES_IN] += 1
     if table[0, ROW_FLAGS] & MESSAGE_END:
         return finish_message(loop, row, region, event, slot, table[0, ROW_OPCODE])
     return 0

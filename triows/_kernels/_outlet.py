@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from triows._kernels._counts import count_error
 from triows._kernels._libc import Octets
 from triows._kernels._registry import kernel
 from triows._kernels._slots import (
@@ -22,7 +23,6 @@ from triows._kernels._slots import (
     HIGH_WATER,
     INTEREST,
     IS_PINGING,
-    LAST_ERRNO,
     LOW_WATER,
     NOW,
     PHASE,
@@ -32,6 +32,7 @@ from triows._kernels._slots import (
     QUEUE_START,
     QUEUED,
     SENDS,
+    SYSTEM_FAILURES,
 )
 from triows._kernels._system import (
     EAGAIN,
@@ -49,6 +50,14 @@ from triows._kernels._system import (
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Words: TypeAlias = npt.NDArray[np.int32]
+
+
+@kernel("int64(int64[::1], int64)", inner=True)
+def note_failure(loop: Integers, code: int) -> int:
+    """Count a connection that ends because a system call failed with *code*; returns BROKEN."""
+    loop[SYSTEM_FAILURES] += 1
+    count_error(loop, code)
+    return BROKEN
 
 
 @kernel("int64(int64[::1], int64[::1], int32[::1], int64)", inner=True)
@@ -69,10 +78,7 @@ def adjust_interest(loop: Integers, row: Integers, event: Words, slot: int) -> i
     result = watch(
         loop[EPOLL], EPOLL_CTL_MOD, row[DESCRIPTOR], wanted, slot, row[GENERATION], event
     )
-    if result < 0:
-        loop[LAST_ERRNO] = -result
-        return BROKEN
-    return 0
+    return 0 if result == 0 else note_failure(loop, result)
 
 
 @kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)", inline=True)
@@ -83,9 +89,9 @@ def send_now(loop: Integers, row: Integers, octets: Octets, start: int, size: in
     if count >= 0:
         return count
     if count in (EAGAIN, EINTR):
+        count_error(loop, count)
         return 0
-    loop[LAST_ERRNO] = -count
-    return BROKEN
+    return note_failure(loop, count)
 
 
 @kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)", inner=True)

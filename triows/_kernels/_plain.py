@@ -120,6 +120,8 @@ def serve_plain(loop: Integers, row: Integers, region: Octets, start: int, stop:
             fail(loop, row, region, HANDLER_CLOSED if answer == CLOSE else HANDLER_FAILED)
             out_stop = loop[s.OUT_STOP]
     loop[s.OUT_STOP] = out_stop
+    loop[s.FRAMES_IN] += messages
+    loop[s.FRAMES_OUT] += echoes
     loop[s.MESSAGES_IN] += messages
     loop[s.OCTETS_IN] += octets
     loop[s.MESSAGES_OUT] += echoes

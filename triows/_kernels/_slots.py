@@ -84,8 +84,11 @@ QUEUED: Final = 33  # octets in all queues
 FAILURES: Final = 34  # connections that ended because of the peer's error
 HANDLER_FAILURES: Final = 35
 SYSTEM_FAILURES: Final = 36  # connections that ended because of a system call
-LAST_ERRNO: Final = 37
-REGISTERS: Final = 40
+FRAMES_IN: Final = 37
+FRAMES_OUT: Final = 38
+ERRNOS: Final = 40  # and on: how often system calls failed with each errno, with others at 0
+ERRNO_COUNT: Final = 134
+REGISTERS: Final = ERRNOS + ERRNO_COUNT
 
 HEADROOM: Final = 160
 """Octets before the received ones in the region: room for what was carried over."""

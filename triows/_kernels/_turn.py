@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triows._kernels import _slots as s
+from triows._kernels._counts import count_error
 from triows._kernels._faults import SLOW_MESSAGE
 from triows._kernels._goodbye import end, fail
 from triows._kernels._inlet import (
@@ -198,6 +199,7 @@ def check_deadlines(
         region[s.HEADROOM + 1] = 0
         loop[s.OUT_START] = s.HEADROOM
         loop[s.OUT_STOP] = s.HEADROOM + 2
+        loop[s.FRAMES_OUT] += 1
     else:
         return 0
     return settle(loop, slots, region, event, slot, result)
@@ -246,8 +248,10 @@ def turn(
         count = wait_events(loop[s.EPOLL], events, timeout)
         loop[s.CURSOR] = 0
         loop[s.EVENT_COUNT] = max(count, 0)
-        if count < 0 and count != EINTR:
-            return count
+        if count < 0:
+            count_error(loop, count)
+            if count != EINTR:
+                return count
     loop[s.NOW] = now(clock)
     first = loop[s.CURSOR]
     while loop[s.CURSOR] < loop[s.EVENT_COUNT]:

@@ -60,6 +60,7 @@ shakes hands in either case, and hands the sockets over.
 
 from triows._reactor._compiled import CompiledHandler as CompiledHandler
 from triows._reactor._compiled import compiled as compiled
+from triows._reactor._loop import NO_LOOP as NO_LOOP
 from triows._reactor._loop import Loop as Loop
 from triows._reactor._loop import LoopStatistics as LoopStatistics
 from triows._reactor._worker import Driver as Driver

@@ -4,9 +4,12 @@ Every method but `wake` and `statistics` belongs to the one thread that drives t
 loop. It knows neither Trio nor how a socket came to be open.
 """
 
+import errno
 import os
 import select
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import attrs
@@ -36,6 +39,9 @@ class LoopStatistics:
     connections: int
     """Open now, those that are closing included."""
     opened: int
+    frames_received: int
+    """Control frames and fragments included."""
+    frames_sent: int
     messages_received: int
     octets_received: int
     """Of payload."""
@@ -57,7 +63,30 @@ class LoopStatistics:
     handler_failures: int
     system_failures: int
     """Connections that ended because a system call failed."""
-    last_errno: int
+    errnos: Mapping[str, int]
+    """How often system calls failed, by the errno's name; EAGAIN means that there was a queue."""
+
+    @property
+    def frames_per_turn(self) -> float:
+        """How many frames a turn has served on average."""
+        return self.frames_received / self.turns if self.turns else 0.0
+
+    def __add__(self, other: "LoopStatistics") -> "LoopStatistics":
+        """Return the statistics of both loops together."""
+        counts = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in attrs.fields(LoopStatistics)
+            if field.name != "errnos"
+        }
+        errnos = MappingProxyType(Counter(self.errnos) + Counter(other.errnos))
+        return LoopStatistics(errnos=errnos, **counts)
+
+
+NO_LOOP: Final = LoopStatistics(
+    errnos=MappingProxyType({}),
+    **{field.name: 0 for field in attrs.fields(LoopStatistics) if field.name != "errnos"},
+)
+"""The statistics of a loop that has done nothing."""
 
 
 class Loop:
@@ -139,6 +168,8 @@ class Loop:
         return LoopStatistics(
             connections=count[s.CONNECTIONS],
             opened=count[s.OPENED],
+            frames_received=count[s.FRAMES_IN],
+            frames_sent=count[s.FRAMES_OUT],
             messages_received=count[s.MESSAGES_IN],
             octets_received=count[s.OCTETS_IN],
             messages_sent=count[s.MESSAGES_OUT],
@@ -152,7 +183,7 @@ class Loop:
             failures=count[s.FAILURES],
             handler_failures=count[s.HANDLER_FAILURES],
             system_failures=count[s.SYSTEM_FAILURES],
-            last_errno=count[s.LAST_ERRNO],
+            errnos=_name_errnos(count[s.ERRNOS :]),
         )
 
     # For the thread that drives it.
@@ -230,6 +261,12 @@ class Loop:
     def _taken_slots(self) -> Iterator[int]:
         used = int(self._registers[s.USED_SLOTS])
         yield from np.flatnonzero(self._slots[:used, s.PHASE] != s.FREE).tolist()
+
+
+def _name_errnos(counts: list[int]) -> Mapping[str, int]:
+    return MappingProxyType(
+        {errno.errorcode.get(code, "other"): count for code, count in enumerate(counts) if count}
+    )
 
 
 def _nanoseconds(seconds: float) -> int:
