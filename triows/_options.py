@@ -44,6 +44,11 @@ class Limits:
     send_queue_octets: int = attrs.field(default=2**16, validator=ge(1))
     """Octets not yet taken by the transport at which ``send`` waits (the high-water mark)."""
 
+    max_unsent: int = attrs.field(default=2**24, validator=ge(1))
+    """Octets not yet taken by the peer over which a callback's or a `Sender`'s next message
+    to it ends the connection instead: one that cannot keep up (1013, told to no one but
+    ``on_close``, since a peer that does not read hears nothing)."""
+
     max_connections: int = attrs.field(default=65_536, validator=ge(1))
     """Connections that a server holds at once; further ones are answered with 503."""
 

@@ -23,8 +23,10 @@ from triows._opening import OnRequest, ServerOpening
 from triows._options import KeepAlive, Limits
 from triows._reactor import (
     NO_LOOP,
+    CallbackLoop,
     CompiledHandler,
     Driver,
+    Handler,
     InlineDriver,
     Loop,
     LoopStatistics,
@@ -87,9 +89,9 @@ class Reactor:
 
     def __init__(
         self,
-        handler: CompiledHandler | None = None,
+        handler: Handler | CompiledHandler | None = None,
         *,
-        threads: int = 1,
+        threads: int | None = None,
         on_request: OnRequest | None = None,
         origins: Collection[str | None] | None = None,
         subprotocols: Sequence[str] = (),
@@ -97,10 +99,14 @@ class Reactor:
         keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
         shutdown_grace: float = 5.0,
     ) -> None:
-        if handler is not None and not isinstance(handler, CompiledHandler):
-            raise TypeError(f"the handler must be made by triows.compiled, not be {handler!r}")
+        if handler is not None and not isinstance(handler, Handler | CompiledHandler):
+            raise TypeError(
+                f"the handler must be a triows.Handler or made by triows.compiled, not {handler!r}"
+            )
         if why_no_reactor():
             raise RuntimeError(why_no_reactor())
+        if threads is None:
+            threads = 0 if isinstance(handler, Handler) else 1
         if threads < 0:
             raise ValueError(f"threads is {threads}, not 0 or more")
         self._handler = handler
@@ -196,7 +202,7 @@ class Reactor:
         try:
             await warm_up_in_thread()
             address = 0
-            if self._handler is not None:
+            if isinstance(self._handler, CompiledHandler):
                 address = await trio.to_thread.run_sync(self._handler.resolve)
             self._drivers = self._make_drivers(address)
             async with unwrapped_nursery() as self._nursery:
@@ -249,10 +255,14 @@ class Reactor:
 
     def _make_drivers(self, handler: int) -> list[Driver]:
         kind = ThreadDriver if self._threads else InlineDriver
-        return [
-            kind(Loop(handler, self._limits, self._keepalive), self._grace)
-            for _ in range(max(1, self._threads))
-        ]
+        return [kind(self._make_loop(handler), self._grace) for _ in range(max(1, self._threads))]
+
+    def _make_loop(self, compiled: int) -> Loop:
+        if isinstance(self._handler, Handler):
+            return CallbackLoop(
+                self._handler, self._limits, self._keepalive, self._faults.report, compiled=compiled
+            )
+        return Loop(compiled, self._limits, self._keepalive)
 
     # Accepting.
 
@@ -294,17 +304,20 @@ class Reactor:
         """Shake hands and give the socket to a loop; raises only what is no Exception."""
         with self._in_use():
             try:
-                leftover = await self._shake_hands(stream)
-                if leftover is not None:
+                handshake = await self._shake_hands(stream)
+                if handshake is not None:
                     driver = min(self._drivers, key=lambda one: one.connections)
-                    driver.add(stream.socket.detach(), leftover)
+                    request = handshake.request
+                    assert request is not None
+                    descriptor = stream.socket.detach()
+                    driver.add(descriptor, handshake.leftover, request, request.remote)
             except Exception as error:  # noqa: BLE001 - no connection may take the reactor down
                 self._faults.report("a connection failed", error)
             finally:
                 await trio.aclose_forcefully(stream)
 
-    async def _shake_hands(self, stream: trio.SocketStream) -> bytes | None:
-        """Shake hands within the deadline; returns the leftover, None for no WebSocket."""
+    async def _shake_hands(self, stream: trio.SocketStream) -> ServerHandshake | None:
+        """Shake hands within the deadline; returns None where that led to no WebSocket."""
         handshake = ServerHandshake(
             self._limits, self._subprotocols, self._origins, remote=_peer(stream)
         )
@@ -318,12 +331,12 @@ class Reactor:
         finally:
             self._handshakes -= 1
         self._refused += is_refused
-        return handshake.leftover if is_open else None
+        return handshake if is_open else None
 
 
 @contextlib.asynccontextmanager
 async def open_reactor(
-    handler: CompiledHandler | None = None, **settings: Any
+    handler: Handler | CompiledHandler | None = None, **settings: Any
 ) -> AsyncIterator[Reactor]:
     """Run a reactor for the block; leaving it closes every connection with 1001.
 

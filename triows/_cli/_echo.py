@@ -14,12 +14,13 @@ import attrs
 import trio
 
 from triows._options import Limits
-from triows._reactor import compiled
+from triows._reactor import Connection, compiled, handler_fn
 from triows._reactors import Reactor, why_no_reactor
 from triows._server import Server, serve
 from triows._websocket import WebSocket
 
 LARGEST_PORT = 65_535
+REACTOR_APIS = ("callback", "compiled")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -44,8 +45,8 @@ def add_command(commands: Any) -> None:
         help="what moves the octets (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--threads", type=_octets, default=1, metavar="N",
-        help="loops of the compiled API, each in a thread; 0 for Trio's own (%(default)s)",
+        "--threads", type=_octets, metavar="N",
+        help="loops, each in a thread; 0 for Trio's own (1 with the compiled API, else 0)",
     )  # fmt: skip
     parser.add_argument(
         "--max-message", type=_octets, default=Limits().max_message, metavar="OCTETS",
@@ -101,11 +102,17 @@ def compiled_echo(_payload: Any, _opcode: int) -> int:
     return 1
 
 
+def callback_echo(conn: Connection, _payload: memoryview, _opcode: int) -> None:
+    """Send every message back."""
+    conn.echo()
+
+
 async def _serve(args: argparse.Namespace, context: ssl.SSLContext | None) -> None:
     with _stopping_on_signals():
         limits = Limits(max_message=args.max_message)
-        if args.api == "compiled":
-            reactor = Reactor(compiled_echo, threads=args.threads, limits=limits)
+        if args.api in REACTOR_APIS:
+            handler = compiled_echo if args.api == "compiled" else handler_fn(callback_echo)
+            reactor = Reactor(handler, threads=args.threads, limits=limits)
             announcement = _Announcement("ws")
             await reactor.run_echo(args.port, host=args.host, task_status=announcement)
             return
@@ -151,10 +158,10 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 def _missing(args: argparse.Namespace) -> str:
     """Say which of the options asked for does not exist yet, or contradicts another."""
-    if args.api not in {"channel", "compiled"}:
-        return f"--api {args.api}: not yet; use channel or compiled"
-    if args.api == "compiled":
-        return _missing_for_compiled(args)
+    if args.api == "batch":
+        return f"--api {args.api}: not yet; use channel, callback or compiled"
+    if args.api in REACTOR_APIS:
+        return _missing_for_reactor(args)
     if args.driver == "reactor":
         return "--driver reactor: not yet with --api channel; use auto or stream"
     if args.keyfile and not args.certfile:
@@ -162,11 +169,11 @@ def _missing(args: argparse.Namespace) -> str:
     return ""
 
 
-def _missing_for_compiled(args: argparse.Namespace) -> str:
+def _missing_for_reactor(args: argparse.Namespace) -> str:
     if args.driver == "stream":
-        return "--api compiled: not with --driver stream; use auto or reactor"
+        return f"--api {args.api}: not with --driver stream; use auto or reactor"
     if args.certfile or args.keyfile:
-        return "--api compiled: not with TLS; use --api channel"
+        return f"--api {args.api}: not with TLS; use --api channel"
     return why_no_reactor()
 
 

@@ -10,8 +10,12 @@ from triows._kernels import _slots as slots  # noqa: F401 - offered to the rest 
 from triows._kernels._cache import CacheWarning as CacheWarning
 from triows._kernels._cache import cache_directory as cache_directory
 from triows._kernels._cache import clear_cache as clear_cache
+from triows._kernels._faults import ENDINGS as ENDINGS
 from triows._kernels._faults import FAULTS as FAULTS
 from triows._kernels._faults import GOING_AWAY as GOING_AWAY
+from triows._kernels._faults import HANDLER_CLOSED as HANDLER_CLOSED
+from triows._kernels._faults import HANDLER_FAILED as HANDLER_FAILED
+from triows._kernels._handler import ECHO as ECHO
 from triows._kernels._handler import resolve_handler as resolve_handler
 from triows._kernels._headers import FIELDS as FIELDS
 from triows._kernels._headers import read_header as read_header

@@ -51,6 +51,7 @@ SLOW_MESSAGE: Final = -18
 TOO_MUCH_INCOMPLETE: Final = -19
 GOING_AWAY: Final = -20
 HANDLER_CLOSED: Final = -21
+SLOW_PEER: Final = -22
 
 ENDINGS: Final[dict[int, tuple[CloseCode, str]]] = FAULTS | {
     HANDLER_FAILED: (CloseCode.INTERNAL_ERROR, "the handler failed"),
@@ -58,5 +59,6 @@ ENDINGS: Final[dict[int, tuple[CloseCode, str]]] = FAULTS | {
     TOO_MUCH_INCOMPLETE: (CloseCode.TRY_AGAIN_LATER, "too many unfinished messages"),
     GOING_AWAY: (CloseCode.GOING_AWAY, "the server is going away"),
     HANDLER_CLOSED: (CloseCode.NORMAL, ""),
+    SLOW_PEER: (CloseCode.TRY_AGAIN_LATER, "the peer does not take what it is sent"),
 }
 """Ending code to the close code and reason that the compiled turn tells the peer."""

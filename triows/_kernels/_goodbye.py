@@ -14,8 +14,10 @@ from triows._kernels._faults import ENDINGS, GOING_AWAY, HANDLER_CLOSED, HANDLER
 from triows._kernels._libc import Octets
 from triows._kernels._outlet import drop_queue
 from triows._kernels._registry import kernel
+from triows._kernels._replies import send_replies
 from triows._kernels._scan import CLOSE_OPCODE
-from triows._kernels._system import EPOLL_CTL_DEL, close, release, watch
+from triows._kernels._slots import BROKEN
+from triows._kernels._system import EPOLL_CTL_DEL, close, end_writing, release, watch
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Words: TypeAlias = npt.NDArray[np.int32]
@@ -66,8 +68,12 @@ def end(loop: Integers, slots: Integers, event: Words, slot: int) -> int:
     row[s.DESCRIPTOR] = -1
     row[s.PHASE] = s.FREE
     row[s.GENERATION] = (row[s.GENERATION] + 1) & 0x7FFF_FFFF
-    row[s.NEXT_FREE] = loop[s.FREE_SLOT]
-    loop[s.FREE_SLOT] = slot
+    if loop[s.COLLECTS]:  # free only when Python has taken note of it
+        row[s.NEXT_FREE] = loop[s.GONE]
+        loop[s.GONE] = slot
+    else:
+        row[s.NEXT_FREE] = loop[s.FREE_SLOT]
+        loop[s.FREE_SLOT] = slot
     loop[s.CONNECTIONS] -= 1
     return 0
 
@@ -88,9 +94,37 @@ def fail(loop: Integers, row: Integers, region: Octets, code: int) -> int:
         loop[s.FRAMES_OUT] += 1
         row[s.CLOSE_SINCE] = loop[s.NOW]
     drop_message(loop, row)
+    row[s.ENDING] = code
     row[s.PHASE] = s.CLOSING if code in (GOING_AWAY, HANDLER_CLOSED) else s.FAILED
     if code == HANDLER_FAILED:
         loop[s.HANDLER_FAILURES] += 1
     elif row[s.PHASE] == s.FAILED:
         loop[s.FAILURES] += 1
+    return 0
+
+
+@kernel("int64(int64[::1], int64[:,::1], uint8[::1], int32[::1], int64, int64)", inner=True)
+def settle(
+    loop: Integers, slots: Integers, region: Octets, event: Words, slot: int, result: int
+) -> int:
+    """Send the replies so far and do what *result* and the connection's phase ask for.
+
+    result  0, BROKEN or an ending
+
+    Returns 0.
+    """
+    row = slots[slot]
+    if result < 0 and result != BROKEN:
+        fail(loop, row, region, result)
+        result = 0
+    if result == 0:
+        result = send_replies(loop, row, region, event, slot)
+    loop[s.OUT_START] = loop[s.OUT_STOP] = 0
+    is_done = row[s.PHASE] == s.CLOSED and row[s.QUEUE_SIZE] == 0
+    if result == BROKEN or is_done:
+        return end(loop, slots, event, slot)
+    if row[s.PHASE] == s.FAILED and row[s.QUEUE_SIZE] == 0:
+        row[s.PHASE] = s.LINGERING
+        if end_writing(row[s.DESCRIPTOR]) < 0:
+            return end(loop, slots, event, slot)
     return 0

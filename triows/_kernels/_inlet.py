@@ -5,7 +5,7 @@ on the connection's slot: a header, or a message, into which the rest of a large
 frame is received directly.
 """
 
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from triows._kernels._libc import Octets, piece
 from triows._kernels._outlet import emit, note_failure
 from triows._kernels._plain import serve_plain
 from triows._kernels._registry import kernel
+from triows._kernels._replies import place, reply_header, send_replies
+from triows._kernels._rows import collect, collect_control, collect_plain
 from triows._kernels._scan import (
     CLOSE_OPCODE,
     FAULT,
@@ -56,28 +58,6 @@ _PING: Final = 0x9
 _PONG: Final = 0xA
 
 
-@kernel("int64(int64[::1], uint8[::1], int64, int64, int64)", inline=True)
-def place(loop: Integers, region: Octets, opcode: int, start: int, size: int) -> int:
-    """Make the frame with the payload region[start:start + size] the next of the replies.
-
-    The first stays where it is: its header goes into the octets that the mask has
-    left free. Those behind it move up, so that all leave in one piece; each is
-    shorter than what it answers, so that nothing that is still needed is overwritten.
-
-    Returns 0.
-    """
-    header = 2 if size <= 125 else 4 if size < 65_536 else 10
-    if loop[s.OUT_STOP] == 0:
-        loop[s.OUT_START] = start - header
-        loop[s.OUT_STOP] = start - header
-    else:
-        move(region, loop[s.OUT_STOP] + header, region, start, size)
-    write_header(region, loop[s.OUT_STOP], _FIN | opcode, size, -1)
-    loop[s.OUT_STOP] += header + size
-    loop[s.FRAMES_OUT] += 1
-    return 0
-
-
 @kernel("int64(int64[::1], int64[::1], uint8[::1], uint8[::1], int64)", inline=True)
 def ask(loop: Integers, row: Integers, region: Octets, payload: Octets, opcode: int) -> int:
     """Ask the handler about a message; returns whether to echo it: 1, or 0."""
@@ -95,15 +75,6 @@ def ask(loop: Integers, row: Integers, region: Octets, payload: Octets, opcode: 
     elif answer != DISCARD:
         fail(loop, row, region, HANDLER_FAILED)
     return 0
-
-
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64)", inline=True)
-def send_replies(loop: Integers, row: Integers, region: Octets, event: Words, slot: int) -> int:
-    """Send the replies so far in one piece; returns 0 or BROKEN."""
-    start = loop[s.OUT_START]
-    size = loop[s.OUT_STOP] - start
-    loop[s.OUT_START] = loop[s.OUT_STOP] = 0
-    return emit(loop, row, event, slot, region, start, size) if size > 0 else 0
 
 
 @kernel("int64(int64[::1], int64[::1], int64)", inner=True)
@@ -146,11 +117,19 @@ def finish_message(
     """Serve the message that has been joined in its block; returns 0 or BROKEN."""
     size = row[s.MESSAGE_STORED]
     message = block(row[s.MESSAGE], row[s.MESSAGE_ROOM])
+    row[s.MESSAGE_SINCE] = 0
+    if loop[s.COLLECTS]:
+        if row[s.PHASE] != s.OPEN or loop[s.IS_ENDING]:
+            return drop_message(loop, row)
+        handle = row[s.MESSAGE]
+        loop[s.INCOMPLETE] -= size
+        row[s.MESSAGE] = row[s.MESSAGE_STORED] = row[s.MESSAGE_ROOM] = 0
+        return collect(loop, slot, opcode, message, MESSAGE_HEADROOM, size, handle)
     result = 0
     if row[s.PHASE] == s.OPEN and ask(
         loop, row, region, piece(message, MESSAGE_HEADROOM, size), opcode
     ):
-        header = 2 if size <= 125 else 4 if size < 65_536 else 10
+        header = reply_header(size)
         start = MESSAGE_HEADROOM - header
         write_header(message, start, _FIN | opcode, size, -1)
         result = send_replies(loop, row, region, event, slot)  # what came before it, first
@@ -158,14 +137,15 @@ def finish_message(
             loop[s.FRAMES_OUT] += 1
             result = emit(loop, row, event, slot, message, start, header + size)
     drop_message(loop, row)
-    row[s.MESSAGE_SINCE] = 0
     return result
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int64[::1])", inner=True)
-def serve_control(loop: Integers, row: Integers, region: Octets, found: Integers) -> int:
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64[::1])", inner=True)
+def serve_control(loop: Integers, row: Integers, region: Octets, slot: int, found: Integers) -> int:
     """Answer a control frame (RFC 6455 §5.5); returns 0."""
     opcode = found[ROW_OPCODE]
+    if loop[s.COLLECTS]:
+        return collect_control(loop, slot, opcode, found[ROW_START], found[ROW_SIZE])
     if opcode == _PING and row[s.PHASE] == s.OPEN:
         place(loop, region, _PONG, found[ROW_START], found[ROW_SIZE])
     elif opcode == CLOSE_OPCODE:
@@ -188,8 +168,10 @@ def serve_piece(
     if found[ROW_FLAGS] & FRAME_END:
         loop[s.FRAMES_IN] += 1
     if opcode >= CLOSE_OPCODE:
-        return serve_control(loop, row, region, found)
+        return serve_control(loop, row, region, slot, found)
     if found[ROW_FLAGS] == WHOLE:
+        if loop[s.COLLECTS]:
+            return collect(loop, slot, opcode, region, start, size, 0)
         if row[s.PHASE] == s.OPEN and ask(loop, row, region, piece(region, start, size), opcode):
             place(loop, region, opcode, start, size)
         return 0
@@ -234,7 +216,10 @@ def serve_octets(
     row = slots[slot]
     result = 0
     if row[MESSAGE_OPCODE] == 0:
-        start = serve_plain(loop, row, region, start, stop)
+        if loop[s.COLLECTS]:
+            start = collect_plain(loop, row, region, slot, start, stop)
+        else:
+            start = serve_plain(loop, row, region, start, stop)
         if start == stop and row[s.CARRY] == 0:
             return 0
     is_full = 1
@@ -251,6 +236,15 @@ def serve_octets(
     if result == 0:
         result = carry_over(loop, row, region, start, stop)
     return result
+
+
+@kernel("int64(int64[::1], uint8[::1], int64)", inline=True)
+def restore(row: Integers, region: Octets, stop: int) -> int:
+    """Put what was carried over before region[stop]; returns how many octets that is."""
+    carried: Any = row[s.CARRY_SIZE]
+    if carried > 0:
+        move(region, stop - carried, block(row[s.CARRY], s.HEADROOM), 0, carried)
+    return carried
 
 
 @kernel("int64(int64[::1], int64[::1], int64)", inline=True)
@@ -306,12 +300,11 @@ def receive_octets(
     Returns 0, BROKEN or an ending.
     """
     row = slots[slot]
-    carried = row[s.CARRY_SIZE]
-    if carried > 0:
-        move(region, s.HEADROOM - carried, block(row[s.CARRY], s.HEADROOM), 0, carried)
-    count = receive(row[s.DESCRIPTOR], region, s.HEADROOM, s.RECEIVE_SIZE)
+    begin = loop[s.RECEIVE_AT]
+    carried = restore(row, region, begin)
+    count = receive(row[s.DESCRIPTOR], region, begin, s.RECEIVE_SIZE)
     judged = note_receive(loop, row, count)
     if judged <= 0 or row[s.PHASE] == s.LINGERING or row[s.PHASE] == s.FAILED:
         return min(judged, 0)
-    start = s.HEADROOM - carried
-    return serve_octets(loop, slots, region, table, event, slot, start, s.HEADROOM + count)
+    loop[s.RECEIVE_STOP] = stop = begin + count
+    return serve_octets(loop, slots, region, table, event, slot, begin - carried, stop)

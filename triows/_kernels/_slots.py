@@ -33,7 +33,9 @@ IS_PINGING: Final = STATE_SIZE + 14  # whether it was pinged since
 MESSAGE_SINCE: Final = STATE_SIZE + 15  # when the unfinished message began; 0 for none
 CLOSE_SINCE: Final = STATE_SIZE + 16  # when the closing handshake began
 NEXT_FREE: Final = STATE_SIZE + 17  # the free slot behind this free one, or -1
-SLOT_SIZE: Final = STATE_SIZE + 18
+ENDING: Final = STATE_SIZE + 18  # why this side failed the connection; 0 if it did not
+NEXT_DIRTY: Final = STATE_SIZE + 19  # as DIRTY, which it follows; 0 if it is not in that list
+SLOT_SIZE: Final = STATE_SIZE + 20
 
 # Phases.
 FREE: Final = 0
@@ -88,7 +90,60 @@ FRAMES_IN: Final = 37
 FRAMES_OUT: Final = 38
 ERRNOS: Final = 40  # and on: how often system calls failed with each errno, with others at 0
 ERRNO_COUNT: Final = 134
-REGISTERS: Final = ERRNOS + ERRNO_COUNT
+# Of a loop that collects: see `_rows`.
+COLLECTS: Final = 174  # whether messages become rows, to be answered later
+SEND_LIMIT: Final = 175  # queued octets over which a send ends the connection
+RECEIVE_AT: Final = 176  # where in the region the next receive goes
+RECEIVE_STOP: Final = 177  # where the last one ended
+ROW_COUNT: Final = 178
+SOCKET_ROW: Final = 179  # the first row of the socket being served
+IS_WAITED_FOR: Final = 180  # whether one of its rows is for Python to answer
+IS_ENDING: Final = 181  # whether one of its rows ends it: what else it says is not heard
+BLOCK_OCTETS: Final = 182  # octets of blocks in the rows
+REPLAYED: Final = 183  # rows that have been replayed
+SEND_COUNT: Final = 184
+SENT: Final = 185  # sends that have been replayed
+ARENA: Final = 186  # the block in which the sends' frames lie
+ARENA_SIZE: Final = 187
+PENDING_START: Final = 188  # a stretch of it that is the next to go to the slot being replayed
+PENDING_STOP: Final = 189  # 0 for none
+GONE: Final = 190  # the last slot that ended and is not free again, or -1; NEXT_FREE follows
+DIRTY: Final = 191  # 1 + the last slot with a queue to flush when all is replayed, or -1
+DROPPED: Final = 192  # sends to connections that are closed or closing
+REGISTERS: Final = 193
+
+# Then its rows, int64 (ROW_FIELDS,) each, which `collect` writes.
+ROWS: Final = 200
+ROW_FIELDS: Final = 6
+FIELD_SLOT: Final = 0
+FIELD_OPCODE: Final = 1  # for ENDED, the ending
+FIELD_START: Final = 2  # of the payload, in the region or the block
+FIELD_SIZE: Final = 3
+FIELD_BLOCK: Final = 4  # 0 for the region
+FIELD_ANSWER: Final = 5
+ROWS_ENOUGH: Final = 512  # with as many, no other socket is served
+ROW_CAPACITY: Final = 11_456  # which one receive of empty frames may fill
+
+# Then its sends, int64 (SEND_FIELDS,) each, which Python writes.
+SENDS_AT: Final = ROWS + ROW_FIELDS * ROW_CAPACITY
+SEND_FIELDS: Final = 6
+SEND_ROW: Final = 0  # it goes before the answer to this row
+SEND_SLOT: Final = 1
+SEND_GENERATION: Final = 2
+SEND_OPCODE: Final = 3
+SEND_START: Final = 4  # of the payload in the arena; room for its header is before it
+SEND_SIZE: Final = 5
+SEND_CAPACITY: Final = 1_024
+COLLECTING_REGISTERS: Final = SENDS_AT + SEND_FIELDS * SEND_CAPACITY
+
+# Answers: those of `_handler`, and
+DELIVER: Final = 3  # Python is to answer, with one octet at region[-ROW_CAPACITY + row]
+PONG: Final = 4
+CLOSED_BY_PEER: Final = 5
+ENDED: Final = 6
+FAILED_IN_PYTHON: Final = 7
+
+BATCH_BLOCKS: Final = 2**23  # octets of blocks with which no other socket is served
 
 HEADROOM: Final = 160
 """Octets before the received ones in the region: room for what was carried over."""
@@ -96,8 +151,14 @@ HEADROOM: Final = 160
 RECEIVE_SIZE: Final = 65_536
 """Octets of one receive."""
 
+SCRATCH: Final = 256
+"""Octets behind the headroom that a loop that collects receives nothing into."""
+
 TAILROOM: Final = 160
 """Octets behind the received ones: room for a Close frame."""
+
+LEAST_REGION: Final = HEADROOM + RECEIVE_SIZE + TAILROOM
+"""Octets of the region of a loop that does not collect."""
 
 WAKE_SLOT: Final = 2**31 - 1
 """The slot that the events of the wake-up descriptor carry."""

@@ -13,17 +13,20 @@ import numpy.typing as npt
 from triows._kernels import _slots as s
 from triows._kernels._counts import count_error
 from triows._kernels._faults import SLOW_MESSAGE
-from triows._kernels._goodbye import end, fail
+from triows._kernels._goodbye import settle
 from triows._kernels._inlet import (
     DIRECT,
     receive_message,
     receive_octets,
-    send_replies,
+    restore,
     serve_octets,
 )
 from triows._kernels._libc import Octets, borrow
 from triows._kernels._outlet import flush
 from triows._kernels._registry import kernel
+from triows._kernels._replay import finish_socket, replay_all
+from triows._kernels._replies import send_replies
+from triows._kernels._rows import has_room, start_socket
 from triows._kernels._scan import EXPECT_MASK, MAX_FRAGMENTS, MAX_MESSAGE, REMAINING
 from triows._kernels._slots import BROKEN, LOOP
 from triows._kernels._system import (
@@ -34,7 +37,6 @@ from triows._kernels._system import (
     EVENT_GENERATION,
     EVENT_MASK,
     EVENT_SLOT,
-    end_writing,
     now,
     wait_events,
     watch,
@@ -46,6 +48,7 @@ Words: TypeAlias = npt.NDArray[np.int32]
 TAKE_TURNS: Final = 0
 FEED: Final = 1
 DISMISS: Final = 2
+REPLAY: Final = 3
 
 _FIN: Final = 0x80
 _PING: Final = 0x9
@@ -88,33 +91,6 @@ def add_connection(
     return slot
 
 
-@kernel("int64(int64[::1], int64[:,::1], uint8[::1], int32[::1], int64, int64)", inner=True)
-def settle(
-    loop: Integers, slots: Integers, region: Octets, event: Words, slot: int, result: int
-) -> int:
-    """Send the replies so far and do what *result* and the connection's phase ask for.
-
-    result  0, BROKEN or an ending
-
-    Returns 0.
-    """
-    row = slots[slot]
-    if result < 0 and result != BROKEN:
-        fail(loop, row, region, result)
-        result = 0
-    if result == 0:
-        result = send_replies(loop, row, region, event, slot)
-    loop[s.OUT_START] = loop[s.OUT_STOP] = 0
-    is_done = row[s.PHASE] == s.CLOSED and row[s.QUEUE_SIZE] == 0
-    if result == BROKEN or is_done:
-        return end(loop, slots, event, slot)
-    if row[s.PHASE] == s.FAILED and row[s.QUEUE_SIZE] == 0:
-        row[s.PHASE] = s.LINGERING
-        if end_writing(row[s.DESCRIPTOR]) < 0:
-            return end(loop, slots, event, slot)
-    return 0
-
-
 @kernel(f"int64({LOOP}, int64, int64)", inner=True)
 def serve_socket(
     loop: Integers,
@@ -128,6 +104,8 @@ def serve_socket(
     """Do what a socket is ready for; returns 0."""
     row = slots[slot]
     result = 0
+    if loop[s.COLLECTS]:
+        start_socket(loop)
     if mask & EPOLLOUT and row[s.QUEUE_SIZE] > 0:
         result = flush(loop, row, event, slot)
     if result == 0 and mask & ~EPOLLOUT:
@@ -135,6 +113,8 @@ def serve_socket(
             result = receive_message(loop, slots, region, table, event, slot)
         else:
             result = receive_octets(loop, slots, region, table, event, slot)
+    if loop[s.COLLECTS]:
+        return finish_socket(loop, slots, region, event, slot, result)
     if result == 0 and row[s.PHASE] == s.OPEN:  # as nearly always: without another call
         result = send_replies(loop, row, region, event, slot)
         if result == 0:
@@ -152,12 +132,18 @@ def feed(
     slot: int,
     size: int,
 ) -> int:
-    """Serve octets that were received elsewhere and lie at region[HEADROOM:]; returns 0.
+    """Serve octets that were received elsewhere and lie at region[RECEIVE_AT:]; returns 0.
 
     size  octets, 0..RECEIVE_SIZE; no others of this connection may have come before
     """
-    start = s.HEADROOM
-    result = serve_octets(loop, slots, region, table, event, slot, start, start + size)
+    start = loop[s.RECEIVE_AT]
+    carried = restore(slots[slot], region, start)
+    if loop[s.COLLECTS]:
+        start_socket(loop)
+        loop[s.RECEIVE_STOP] = start + size
+    result = serve_octets(loop, slots, region, table, event, slot, start - carried, start + size)
+    if loop[s.COLLECTS]:
+        return finish_socket(loop, slots, region, event, slot, result)
     return settle(loop, slots, region, event, slot, result)
 
 
@@ -264,6 +250,8 @@ def turn(
             serve_socket(loop, slots, region, table, event, slot, found[EVENT_MASK])
         if loop[s.CURSOR] & 7 == 0 and now(clock) - loop[s.NOW] > loop[s.BUDGET]:
             break
+        if loop[s.COLLECTS] and not has_room(loop, region):
+            break
     served = loop[s.CURSOR] - first
     loop[s.EVENTS] += served
     if loop[s.NOW] >= loop[s.NEXT_SWEEP]:
@@ -287,9 +275,11 @@ def drive(
     """Do one of the things that a loop is asked for: the door to all the kernels above.
 
     command  TAKE_TURNS  `turn` with the timeout *first*, *second* times, -1 for no end, or
-                         until woken, or until there is no connection if LEAVES_EMPTY is set
+                         until woken, or until there is no connection if LEAVES_EMPTY is set;
+                         where the loop collects, after `replay_all`, and until there are rows
              FEED        `feed` to the slot *first* octets in the number of *second*
              DISMISS     `dismiss` the slot *first* with the ending *second*
+             REPLAY      `replay_all` up to the row *first*
 
     One door, since what is compiled for Python contains all that it calls. Returns
     what the kernel in question returns; TAKE_TURNS, what the last turn returned.
@@ -299,16 +289,21 @@ def drive(
     events, clock = borrow(events), borrow(clock)
     if command == TAKE_TURNS:
         served = 0
+        if loop[s.COLLECTS]:
+            replay_all(loop, slots, region, event, loop[s.ROW_COUNT])
         while (
             second != 0
             and served >= 0
             and loop[s.IS_WOKEN] == 0
+            and loop[s.ROW_COUNT] == 0
             and (loop[s.CONNECTIONS] > 0 or loop[s.LEAVES_EMPTY] == 0)
         ):
             served = turn(loop, slots, region, table, event, events, clock, first)
             second -= 1
         return served
     loop[s.NOW] = now(clock)
+    if command == REPLAY:
+        return replay_all(loop, slots, region, event, first)
     if command == FEED:
         return feed(loop, slots, region, table, event, first, second)
     return dismiss(loop, slots, region, event, first, second)

@@ -58,8 +58,13 @@ for the epoll descriptor and takes turns for a millisecond at a stretch. Trio ac
 shakes hands in either case, and hands the sockets over.
 """
 
+from triows._reactor._callbacks import CallbackLoop as CallbackLoop
 from triows._reactor._compiled import CompiledHandler as CompiledHandler
 from triows._reactor._compiled import compiled as compiled
+from triows._reactor._handlers import Connection as Connection
+from triows._reactor._handlers import Handler as Handler
+from triows._reactor._handlers import SessionId as SessionId
+from triows._reactor._handlers import handler_fn as handler_fn
 from triows._reactor._loop import NO_LOOP as NO_LOOP
 from triows._reactor._loop import Loop as Loop
 from triows._reactor._loop import LoopStatistics as LoopStatistics

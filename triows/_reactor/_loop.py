@@ -10,12 +10,13 @@ import select
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import numpy as np
 
 from triows import _kernels as kernels
+from triows._engine import Request
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
 
@@ -30,6 +31,9 @@ SWEEP_INTERVAL: Final = 0.25
 
 BUDGET: Final = 0.001
 """Seconds that a turn may take."""
+
+REGION: Final = 2**20
+"""Octets of a region that several sockets are received into, one after the other."""
 
 
 @attrs.frozen(kw_only=True)
@@ -96,15 +100,19 @@ class Loop:
         handler: the address of a compiled handler; 0 echoes.
         limits: of messages, queues and connections.
         keepalive: when to ping a quiet peer.
+        collects: whether messages become rows, for `CallbackLoop` to answer.
     """
 
-    def __init__(self, handler: int, limits: Limits, keepalive: KeepAlive) -> None:
+    def __init__(
+        self, handler: int, limits: Limits, keepalive: KeepAlive, *, collects: bool = False
+    ) -> None:
         kernels.ensure_warm()
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._registers = np.zeros(s.REGISTERS, np.int64)
+        # Most of the rows and of the region are never touched, and so cost nothing.
+        self._registers = np.zeros(s.COLLECTING_REGISTERS if collects else s.REGISTERS, np.int64)
         self._slots = np.zeros((limits.max_connections, s.SLOT_SIZE), np.int64)
-        self._region = np.zeros(s.HEADROOM + s.RECEIVE_SIZE + s.TAILROOM, np.uint8)
+        self._region = np.zeros(REGION if collects else s.LEAST_REGION, np.uint8)
         self._event = np.zeros(kernels.system.EVENT_WORDS, np.int32)
         self._clock = np.zeros(2, np.int64)
         self._arrays = (
@@ -123,7 +131,11 @@ class Loop:
         registers = self._registers
         registers[s.EPOLL] = self._epoll.fileno()
         registers[s.HANDLER] = handler
-        registers[s.FREE_SLOT] = -1
+        registers[s.FREE_SLOT] = registers[s.GONE] = -1
+        registers[s.DIRTY] = -1
+        registers[s.COLLECTS] = len(registers) > s.REGISTERS
+        registers[s.RECEIVE_AT] = s.HEADROOM + (s.SCRATCH if registers[s.COLLECTS] else 0)
+        registers[s.SEND_LIMIT] = limits.max_unsent
         registers[s.BUDGET] = _nanoseconds(BUDGET)
         registers[s.SWEEP_INTERVAL] = _nanoseconds(SWEEP_INTERVAL)
         registers[s.HIGH_WATER] = limits.send_queue_octets
@@ -164,7 +176,7 @@ class Loop:
 
     def statistics(self) -> LoopStatistics:
         """Return a snapshot; taken by another thread, its counts may be of different moments."""
-        count = self._registers.tolist()
+        count = self._registers[: s.REGISTERS].tolist()
         return LoopStatistics(
             connections=count[s.CONNECTIONS],
             opened=count[s.OPENED],
@@ -183,35 +195,63 @@ class Loop:
             failures=count[s.FAILURES],
             handler_failures=count[s.HANDLER_FAILURES],
             system_failures=count[s.SYSTEM_FAILURES],
-            errnos=_name_errnos(count[s.ERRNOS :]),
+            errnos=_name_errnos(count[s.ERRNOS : s.ERRNOS + s.ERRNO_COUNT]),
         )
 
     # For the thread that drives it.
 
-    def add(self, descriptor: int, leftover: bytes = b"") -> None:
+    def add(
+        self,
+        descriptor: int,
+        leftover: bytes = b"",
+        request: Request | None = None,
+        remote: Any = None,
+    ) -> int:
         """Take over a socket that is past its opening handshake.
 
         Args:
             descriptor: of a TCP or Unix stream socket; closed by the loop from now on,
                 also if this fails.
             leftover: octets that were received behind the request; served first.
+            request: of its opening handshake, for a handler in Python.
+            remote: its peer's address, likewise.
+
+        Returns:
+            Its slot.
 
         Raises:
             OSError: it cannot be watched, or the loop is full.
         """
+        del request, remote
+        slot = self._enter(descriptor)
+        for _ in self._feed(slot, leftover):
+            pass
+        return slot
+
+    def _enter(self, descriptor: int) -> int:
+        """Give a socket a slot, which is returned; see `add`."""
         slot = kernels.turn.add_connection(
             self._registers, self._slots, self._event, self._clock, descriptor
         )
         if slot < 0:
             os.close(descriptor)
-            _check(slot + 1 or -24)  # EMFILE: no slot is free
+            _check(slot + 1 or -errno.EMFILE)  # no slot is free
+        return int(slot)
+
+    def _feed(self, slot: int, leftover: bytes) -> Iterator[None]:
+        """Serve octets received elsewhere, in pieces; yields after each, while it is open."""
         generation = self._slots[slot, s.GENERATION]
         for start in range(0, len(leftover), s.RECEIVE_SIZE):
             piece = leftover[start : start + s.RECEIVE_SIZE]
             if self._slots[slot, s.GENERATION] != generation:
                 return  # it has ended
-            self._region[s.HEADROOM : s.HEADROOM + len(piece)] = np.frombuffer(piece, np.uint8)
-            kernels.turn.drive(*self._arrays, kernels.turn.FEED, slot, len(piece))
+            at = self._registers[s.RECEIVE_AT]
+            self._region[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+            self._drive(kernels.turn.FEED, slot, len(piece))
+            yield
+
+    def _drive(self, command: int, first: int, second: int) -> int:
+        return int(kernels.turn.drive(*self._arrays, command, first, second))
 
     def take_turns(self, timeout: float, most: int = -1) -> int:
         """Serve what is ready, waiting for it up to *timeout* seconds at a time.
@@ -226,9 +266,7 @@ class Loop:
         Raises:
             OSError: epoll_wait failed.
         """
-        served = int(
-            kernels.turn.drive(*self._arrays, kernels.turn.TAKE_TURNS, round(timeout * 1000), most)
-        )
+        served = self._drive(kernels.turn.TAKE_TURNS, round(timeout * 1000), most)
         if self._registers[s.IS_WOKEN]:
             self._registers[s.IS_WOKEN] = 0
             os.eventfd_read(self._wake)
@@ -239,6 +277,9 @@ class Loop:
         """Whether events were fetched that the last turn had no time for."""
         return bool(self._registers[s.CURSOR] < self._registers[s.EVENT_COUNT])
 
+    def settle(self) -> None:
+        """Send what is due, before anything is waited for: of this loop, nothing ever."""
+
     def leave_when_empty(self) -> None:
         """Let `take_turns` return as soon as there is no connection."""
         self._registers[s.LEAVES_EMPTY] = 1
@@ -246,14 +287,14 @@ class Loop:
     def say_goodbye(self) -> None:
         """Start the closing handshake on every open connection, with 1001."""
         for slot in self._taken_slots():
-            kernels.turn.drive(*self._arrays, kernels.turn.DISMISS, slot, kernels.GOING_AWAY)
+            self._drive(kernels.turn.DISMISS, slot, kernels.GOING_AWAY)
 
     def close(self) -> None:
         """Drop every connection and give everything back; harmless if done before."""
         if self._is_closed:
             return
         for slot in self._taken_slots():
-            kernels.turn.drive(*self._arrays, kernels.turn.DISMISS, slot, s.BROKEN)
+            self._drive(kernels.turn.DISMISS, slot, s.BROKEN)
         self._is_closed = True
         self._epoll.close()
         os.close(self._wake)

@@ -13,9 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import trio
 
+from triows._engine import Request
 from triows._nursery import unwrapped_nursery
 from triows._reactor._loop import BUDGET, SWEEP_INTERVAL, Loop, LoopStatistics
 
@@ -42,9 +44,11 @@ class Driver:
         """Sockets that it holds or was given."""
         return self._loop.connections + len(self._calls)
 
-    def add(self, descriptor: int, leftover: bytes) -> None:
+    def add(
+        self, descriptor: int, leftover: bytes, request: Request | None = None, remote: Any = None
+    ) -> None:
         """Hand over an open socket and the octets received behind its opening handshake."""
-        if not self._post(partial(self._add, descriptor, leftover)):
+        if not self._post(partial(self._add, descriptor, leftover, request, remote)):
             os.close(descriptor)
 
     def finish(self) -> None:
@@ -77,12 +81,12 @@ class Driver:
         while self._calls:
             self._calls.popleft()()
 
-    def _add(self, descriptor: int, leftover: bytes) -> None:
+    def _add(self, descriptor: int, leftover: bytes, request: Request | None, remote: Any) -> None:
         if self._deadline < math.inf:
             os.close(descriptor)
             return
         with contextlib.suppress(OSError):  # closed: for its peer, it was the one too many
-            self._loop.add(descriptor, leftover)
+            self._loop.add(descriptor, leftover, request, remote)
 
     def _finish(self) -> None:
         self._is_finishing = True
@@ -169,4 +173,5 @@ class InlineDriver(Driver):
             enough = time.monotonic() + BUDGET
             while self._loop.take_turns(0, 1) and time.monotonic() < enough:
                 pass
+            self._loop.settle()
             self._take_calls()

@@ -1,0 +1,290 @@
+"""The replay: what was collected is answered, what was sent from elsewhere is sent.
+
+Rows are gone through in order, and with each, before its answer, the sends that were
+made while Python handled it. All that goes to one socket leaves in one system call:
+replies are put together in the region, sends lie next to each other in the arena,
+and where both meet, or where a send goes to another connection than the row's, they
+are put together in the connection's queue.
+"""
+
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from triows._kernels import _slots as s
+from triows._kernels._faults import HANDLER_CLOSED, HANDLER_FAILED, SLOW_PEER
+from triows._kernels._goodbye import drop_message, end, fail, settle
+from triows._kernels._handler import CLOSE, DISCARD, ECHO
+from triows._kernels._headers import write_header
+from triows._kernels._libc import Octets
+from triows._kernels._outlet import emit, enqueue, flush
+from triows._kernels._registry import kernel
+from triows._kernels._replies import place, reply_header
+from triows._kernels._rows import add_row
+from triows._kernels._scan import CLOSE_OPCODE
+from triows._kernels._slots import BROKEN
+from triows._kernels._system import EPOLLOUT, block, release
+
+Integers: TypeAlias = npt.NDArray[np.int64]
+Words: TypeAlias = npt.NDArray[np.int32]
+
+_FIN: Final = 0x80
+_PONG: Final = 0xA
+_REPLAY: Final = "int64[::1], int64[:,::1], uint8[::1], int32[::1]"
+
+
+@kernel("int64(int64[::1], int64[::1])", inner=True)
+def hold_back(loop: Integers, row: Integers) -> int:
+    """Put the pending stretch of the arena into the connection's queue; returns 0 or BROKEN."""
+    start = loop[s.PENDING_START]
+    size = loop[s.PENDING_STOP] - start
+    loop[s.PENDING_STOP] = 0
+    return enqueue(loop, row, block(loop[s.ARENA], loop[s.ARENA_SIZE]), start, size)
+
+
+@kernel("int64(int64[::1], int64[::1], uint8[::1])", inner=True)
+def hold_replies_back(loop: Integers, row: Integers, region: Octets) -> int:
+    """Put the replies so far into the connection's queue; returns 0 or BROKEN."""
+    start = loop[s.OUT_START]
+    size = loop[s.OUT_STOP] - start
+    loop[s.OUT_STOP] = 0
+    return enqueue(loop, row, region, start, size)
+
+
+@kernel(f"int64({_REPLAY}, int64, int64)", inner=True)
+def flush_slot(
+    loop: Integers, slots: Integers, region: Octets, event: Words, slot: int, result: int
+) -> int:
+    """Send the slot's queue unless its peer is waited for already, and settle; returns 0."""
+    row = slots[slot]
+    if result == 0 and row[s.QUEUE_SIZE] > 0 and row[s.INTEREST] & EPOLLOUT == 0:
+        result = flush(loop, row, event, slot)
+    if result < 0:
+        loop[s.OUT_STOP] = 0
+    return settle(loop, slots, region, event, slot, result)
+
+
+@kernel(f"int64({_REPLAY}, int64)", inner=True)
+def finish_slot(loop: Integers, slots: Integers, region: Octets, event: Words, slot: int) -> int:
+    """Send what the slot's rows and sends have led to, and settle it; returns 0."""
+    row = slots[slot]
+    if row[s.PHASE] == s.FREE:
+        loop[s.OUT_START] = loop[s.OUT_STOP] = loop[s.PENDING_STOP] = 0
+        return 0
+    result = 0
+    if loop[s.PENDING_STOP] > 0 and row[s.QUEUE_SIZE] > 0:
+        result = hold_back(loop, row)
+    elif loop[s.PENDING_STOP] > 0:
+        arena = block(loop[s.ARENA], loop[s.ARENA_SIZE])
+        start = loop[s.PENDING_START]
+        result = emit(loop, row, event, slot, arena, start, loop[s.PENDING_STOP] - start)
+        loop[s.PENDING_STOP] = 0
+    elif loop[s.OUT_STOP] > 0 and row[s.QUEUE_SIZE] > 0:
+        result = hold_replies_back(loop, row, region)
+    return flush_slot(loop, slots, region, event, slot, result)
+
+
+@kernel("int64(int64[::1], int64[:,::1], int32[::1], int64, int64)", inner=True)
+def drop_slot(loop: Integers, slots: Integers, event: Words, slot: int, current: int) -> int:
+    """End a connection that no more can be sent to; returns 0."""
+    if slot == current:
+        loop[s.OUT_START] = loop[s.OUT_STOP] = loop[s.PENDING_STOP] = 0
+    return end(loop, slots, event, slot)
+
+
+@kernel(f"int64({_REPLAY}, int64[::1], int64)", inner=True)
+def replay_send(
+    loop: Integers, slots: Integers, region: Octets, event: Words, found: Integers, current: int
+) -> int:
+    """Take one send on its way; returns 0.
+
+    found    int64 (SEND_FIELDS,)
+    current  the slot that is being replayed, which `finish_slot` comes for
+    """
+    slot = found[s.SEND_SLOT]
+    row = slots[slot]
+    if row[s.GENERATION] != found[s.SEND_GENERATION] or row[s.PHASE] != s.OPEN:
+        loop[s.DROPPED] += 1
+        return 0
+    if row[s.QUEUE_SIZE] > loop[s.SEND_LIMIT]:
+        row[s.ENDING] = SLOW_PEER
+        loop[s.FAILURES] += 1
+        return drop_slot(loop, slots, event, slot, current)
+    arena = block(loop[s.ARENA], loop[s.ARENA_SIZE])
+    opcode = found[s.SEND_OPCODE]
+    size = found[s.SEND_SIZE]
+    start = found[s.SEND_START] - reply_header(size)
+    stop = found[s.SEND_START] + size
+    write_header(arena, start, _FIN | opcode, size, -1)
+    loop[s.FRAMES_OUT] += 1
+    if opcode == CLOSE_OPCODE:
+        row[s.PHASE] = s.CLOSING
+        row[s.CLOSE_SINCE] = loop[s.NOW]
+        drop_message(loop, row)
+    else:
+        loop[s.MESSAGES_OUT] += 1
+        loop[s.OCTETS_OUT] += size
+    result = 0
+    if slot != current:
+        result = enqueue(loop, row, arena, start, stop - start)
+        if row[s.NEXT_DIRTY] == 0:
+            row[s.NEXT_DIRTY] = loop[s.DIRTY]
+            loop[s.DIRTY] = slot + 1
+    elif loop[s.PENDING_STOP] == start:
+        loop[s.PENDING_STOP] = stop
+    else:
+        if loop[s.OUT_STOP] > 0:
+            result = hold_replies_back(loop, row, region)
+        elif loop[s.PENDING_STOP] > 0:
+            result = hold_back(loop, row)
+        loop[s.PENDING_START] = start
+        loop[s.PENDING_STOP] = stop
+    return drop_slot(loop, slots, event, slot, current) if result < 0 else 0
+
+
+@kernel(f"int64({_REPLAY}, int64[::1], int64)", inner=True)
+def echo(
+    loop: Integers, slots: Integers, region: Octets, event: Words, found: Integers, slot: int
+) -> int:
+    """Send a row's payload back as it is now; returns 0."""
+    row = slots[slot]
+    loop[s.MESSAGES_OUT] += 1
+    loop[s.OCTETS_OUT] += found[s.FIELD_SIZE]
+    start = found[s.FIELD_START]
+    size = found[s.FIELD_SIZE]
+    opcode = found[s.FIELD_OPCODE]
+    if found[s.FIELD_BLOCK] == 0:
+        return place(loop, region, opcode, start, size)
+    finish_slot(loop, slots, region, event, slot)  # what came before it, first
+    if row[s.PHASE] == s.FREE:
+        return 0
+    header = reply_header(size)
+    message = block(found[s.FIELD_BLOCK], start + size)
+    write_header(message, start - header, _FIN | opcode, size, -1)
+    loop[s.FRAMES_OUT] += 1
+    result = emit(loop, row, event, slot, message, start - header, header + size)
+    return drop_slot(loop, slots, event, slot, slot) if result < 0 else 0
+
+
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int64[::1])", inner=True)
+def part(loop: Integers, row: Integers, region: Octets, found: Integers) -> int:
+    """Answer the peer's Close, unless it is an answer itself (RFC 6455 §5.5.1); returns 0."""
+    if row[s.PHASE] == s.OPEN:
+        place(loop, region, CLOSE_OPCODE, found[s.FIELD_START], found[s.FIELD_SIZE])
+        row[s.CLOSE_SINCE] = loop[s.NOW]
+    drop_message(loop, row)
+    row[s.PHASE] = s.CLOSED
+    return 0
+
+
+@kernel(f"int64({_REPLAY}, int64[::1], int64)", inner=True)
+def replay_row(
+    loop: Integers, slots: Integers, region: Octets, event: Words, found: Integers, answer: int
+) -> int:
+    """Do what the *answer* to a row asks for; returns 0."""
+    slot = found[s.FIELD_SLOT]
+    row = slots[slot]
+    if answer == DISCARD or row[s.PHASE] not in (s.OPEN, s.CLOSING):
+        return 0
+    if loop[s.PENDING_STOP] > 0 and hold_back(loop, row) < 0:
+        return drop_slot(loop, slots, event, slot, slot)
+    if answer == s.CLOSED_BY_PEER:
+        return part(loop, row, region, found)
+    if row[s.PHASE] != s.OPEN:
+        return 0
+    if answer == s.PONG:
+        place(loop, region, _PONG, found[s.FIELD_START], found[s.FIELD_SIZE])
+    elif answer == ECHO:
+        echo(loop, slots, region, event, found, slot)
+    elif answer == s.ENDED:
+        fail(loop, row, region, found[s.FIELD_OPCODE])
+    else:
+        fail(loop, row, region, HANDLER_CLOSED if answer == CLOSE else HANDLER_FAILED)
+    return 0
+
+
+@kernel(f"int64({_REPLAY}, int64, int64)", inner=True)
+def replay(
+    loop: Integers, slots: Integers, region: Octets, event: Words, first: int, stop: int
+) -> int:
+    """Answer the rows *first* to *stop* and send the sends that belong to them; returns 0."""
+    current: Any = -1
+    answers = len(region) - s.ROW_CAPACITY
+    for i in range(first, stop):
+        found = loop[s.ROWS + s.ROW_FIELDS * i : s.ROWS + s.ROW_FIELDS * (i + 1)]
+        if found[s.FIELD_SLOT] != current:
+            if current >= 0:
+                finish_slot(loop, slots, region, event, current)
+            current = found[s.FIELD_SLOT]
+        while loop[s.SENT] < loop[s.SEND_COUNT]:
+            send = loop[s.SENDS_AT + s.SEND_FIELDS * loop[s.SENT] :]
+            if send[s.SEND_ROW] > i:
+                break
+            replay_send(loop, slots, region, event, send, current)
+            loop[s.SENT] += 1
+        answer = found[s.FIELD_ANSWER]
+        is_pythons = answer == s.DELIVER
+        if is_pythons:
+            answer = np.int64(region[answers + i])
+        replay_row(loop, slots, region, event, found, answer)
+        if found[s.FIELD_BLOCK] != 0 and not is_pythons:
+            release(found[s.FIELD_BLOCK])
+    if current >= 0:
+        finish_slot(loop, slots, region, event, current)
+    return 0
+
+
+@kernel(f"int64({_REPLAY}, int64)", inner=True)
+def replay_all(loop: Integers, slots: Integers, region: Octets, event: Words, stop: int) -> int:
+    """Replay the rows before *stop*, then every send that is left; returns 0.
+
+    Where that was the last row, the next is the first again.
+    """
+    replay(loop, slots, region, event, loop[s.REPLAYED], stop)
+    current: Any = -1
+    while loop[s.SENT] < loop[s.SEND_COUNT]:
+        send = loop[s.SENDS_AT + s.SEND_FIELDS * loop[s.SENT] :]
+        if send[s.SEND_SLOT] != current:
+            if current >= 0:
+                finish_slot(loop, slots, region, event, current)
+            current = send[s.SEND_SLOT]
+        replay_send(loop, slots, region, event, send, current)
+        loop[s.SENT] += 1
+    if current >= 0:
+        finish_slot(loop, slots, region, event, current)
+    while loop[s.DIRTY] > 0:
+        slot = loop[s.DIRTY] - 1
+        loop[s.DIRTY] = slots[slot, s.NEXT_DIRTY]
+        slots[slot, s.NEXT_DIRTY] = 0
+        if slots[slot, s.PHASE] != s.FREE:
+            flush_slot(loop, slots, region, event, slot, 0)
+    loop[s.SENT] = loop[s.SEND_COUNT] = 0
+    loop[s.REPLAYED] = stop
+    if stop == loop[s.ROW_COUNT]:
+        loop[s.REPLAYED] = loop[s.ROW_COUNT] = loop[s.BLOCK_OCTETS] = 0
+        loop[s.RECEIVE_AT] = s.HEADROOM + s.SCRATCH
+    return 0
+
+
+@kernel(f"int64({_REPLAY}, int64, int64)", inner=True)
+def finish_socket(
+    loop: Integers, slots: Integers, region: Octets, event: Words, slot: int, result: int
+) -> int:
+    """End what was received from a socket; returns 0.
+
+    result  0, BROKEN or an ending, as `receive_octets` and `receive_message` return it
+    """
+    if result == BROKEN:
+        return settle(loop, slots, region, event, slot, BROKEN)
+    if result < 0:
+        add_row(loop, slot, result, 0, 0, 0, s.ENDED)
+    if loop[s.IS_WAITED_FOR]:
+        loop[s.RECEIVE_AT] = loop[s.RECEIVE_STOP] + s.TAILROOM + s.HEADROOM
+    else:
+        first = loop[s.SOCKET_ROW]
+        replay(loop, slots, region, event, first, loop[s.ROW_COUNT])
+        if first == loop[s.ROW_COUNT] and slots[slot, s.PHASE] != s.OPEN:
+            settle(loop, slots, region, event, slot, 0)
+        loop[s.ROW_COUNT] = first
+    return 0

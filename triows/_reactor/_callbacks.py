@@ -1,0 +1,435 @@
+"""A loop whose messages are handled in Python, in the thread that drives it.
+
+A turn hands over what has arrived as a table of rows, and takes, with the call that
+starts the next turn, what is to be done about it: an octet for each row, and the sends
+as a second table, whose payloads lie in one arena. So Python pays for its callbacks,
+and for one kernel call per turn, not for parsing, copying or system calls.
+
+**Whose memory a payload is.** Most lie in the loop's region. A view of it that is kept
+shows other messages later, but stays memory. A message that was joined in a block of its
+own is freed when the last view of it is gone. With *debug*, a payload is a copy, which is
+overwritten when its callback has returned, so that what was kept is found out.
+
+**What may happen while callbacks run.** A callback may do anything but drive the loop.
+Sends collect; if they grow too many, what has been decided so far is replayed, which
+changes no payload that is still to be handled. A turn's callbacks may take longer than
+the budget: the rest of the rows wait, while others run, and no further turn is taken
+before they are done.
+
+**The end of a connection.** The kernel lists the slots that have ended, and gives none
+of them to another connection before this module has taken note. ``on_close`` comes with
+the peer's Close, in order with its messages, or else with the slot's end.
+"""
+
+# ruff: noqa: SLF001 - a connection's private parts are this module's
+
+import contextlib
+import ctypes
+import math
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+
+import numpy as np
+import trio
+
+from triows import _kernels as kernels
+from triows._engine import Request
+from triows._engine._base import parse_close
+from triows._kernels import slots as s
+from triows._options import KeepAlive, Limits
+from triows._reactor._handlers import CLOSED, CLOSING, OPEN, Connection, Handler
+from triows._reactor._loop import BUDGET, Loop
+from triows._spec import CloseCode
+
+ARENA_ENOUGH: Final = 2**20
+"""Octets of sends at which they are replayed without waiting for the next turn."""
+
+LOOK_EVERY: Final = 32
+"""Callbacks between looks at the clock."""
+
+_LAST: Final = 2**40
+"""The row of a send that is made while no row is handled: all others go first."""
+
+_SENDS_ENOUGH: Final = s.SEND_FIELDS * s.SEND_CAPACITY
+_GAPS: Final = {size: bytes(size) for size in (2, 4, 10)}
+_POISON: Final = 0xDB
+
+Report = Callable[[str, BaseException], None]
+
+
+class Callbacks(Protocol):
+    """What a `Connection` needs of what it belongs to."""
+
+    def echo(self, conn: Connection) -> None:
+        """See `Connection.echo`."""
+
+    def send(self, conn: Connection, payload: bytes | bytearray | memoryview, opcode: int) -> None:
+        """Send a message, or a Close."""
+
+    def buffered(self, conn: Connection) -> int:
+        """See `Connection.buffered`."""
+
+
+class CallbackLoop(Loop):
+    """A loop that calls a Python handler.
+
+    Args:
+        handler: called in the thread that drives the loop.
+        report: told of what callbacks raise.
+        compiled: the address of a compiled handler that is asked first; 0 for none.
+        debug: whether payloads are copies that are overwritten after their callbacks.
+        limits, keepalive: as in `Loop`.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        limits: Limits,
+        keepalive: KeepAlive,
+        report: Report,
+        *,
+        compiled: int = 0,
+        debug: bool = False,
+    ) -> None:
+        super().__init__(compiled, limits, keepalive, collects=True)
+        self._handler = handler
+        self._report = report
+        self._is_debugging = debug
+        self._words = self._registers.data.cast("B").cast("q")  # faster than NumPy for single words
+        octets = self._region.data
+        self._octets = octets
+        self._answers = octets[len(octets) - s.ROW_CAPACITY :]
+        self._connections: list[Any] = []
+        self._rows: Iterator[tuple[int, ...]] | None = None
+        self._row = _LAST
+        self._current: Connection | None = None
+        self._answer = 0
+        self._arena = bytearray()
+        self._sends: list[int] = []
+        self._blocks: list[_Block] = []
+        self._gone: deque[int] = deque()
+        self._newcomers: deque[tuple[Connection, bytes]] = deque()
+        self._is_turning = False
+
+    # What connections ask for.
+
+    def echo(self, conn: Connection) -> None:
+        """See `Connection.echo`."""
+        if self._current is not conn:
+            raise RuntimeError("echo() is for on_frame, of the connection whose message it is")
+        self._answer = kernels.ECHO
+
+    def send(self, conn: Connection, payload: bytes | bytearray | memoryview, opcode: int) -> None:
+        """Note a message, or a Close, to be sent with the next replay."""
+        if conn._phase != OPEN:
+            self._words[s.DROPPED] += 1
+            return
+        self.send_to(conn._id, payload, opcode)
+
+    def send_to(self, session: int, payload: bytes | bytearray | memoryview, opcode: int) -> None:
+        """Note a message to whichever connection *session* is, if it is still there."""
+        size = len(payload)
+        gap = _GAPS[2 if size <= 125 else 4 if size < 65_536 else 10]
+        arena = self._arena
+        arena += gap
+        start = len(arena)
+        arena += payload
+        sends = self._sends
+        sends += (self._row, session >> 32, session & 0xFFFF_FFFF, opcode, start, size)
+        if len(sends) >= _SENDS_ENOUGH or len(arena) >= ARENA_ENOUGH:
+            self._replay()
+        elif not self._is_turning and len(sends) == s.SEND_FIELDS:
+            self.wake()
+
+    def buffered(self, conn: Connection) -> int:
+        """See `Connection.buffered`."""
+        slot, generation = conn._id >> 32, conn._id & 0xFFFF_FFFF
+        row = self._slots[slot]
+        return int(row[s.QUEUE_SIZE]) if row[s.GENERATION] == generation else 0
+
+    # Driving.
+
+    def add(
+        self,
+        descriptor: int,
+        leftover: bytes = b"",
+        request: Request | None = None,
+        remote: Any = None,
+    ) -> int:
+        """Take over a socket past its opening handshake, call ``on_open``, serve the leftover.
+
+        In a callback, it is taken over, and the rest is done after all callbacks of the turn.
+        See `Loop.add`. Returns the session's id.
+        """
+        slot = self._enter(descriptor)
+        session = slot << 32 | int(self._slots[slot, s.GENERATION])
+        while len(self._connections) <= slot:
+            self._connections.append(None)
+        self._connections[slot] = conn = Connection(self, session, request, remote)
+        self._newcomers.append((conn, leftover))
+        if not self._is_turning:
+            self._finish_batch()
+        return session
+
+    def _greet(self) -> None:
+        """Open what was added, in order, and serve what came with it."""
+        while self._newcomers:
+            conn, leftover = self._newcomers.popleft()
+            try:
+                _call_one(self._handler.on_open, conn)
+            except Exception as error:  # noqa: BLE001 - as in _call_back
+                self._report("on_open failed", error)
+                conn.close(*_HANDLER_FAILED)
+            for _ in self._feed(conn._id >> 32, leftover):
+                self._take_rows()
+                self._call_back(math.inf)
+                self._replay()
+            self._reap()
+
+    def take_turns(self, timeout: float, most: int = -1) -> int:
+        """Serve what is ready and call the handler; see `Loop.take_turns`.
+
+        One turn at the most. Returns the events served, 1 where only callbacks were.
+        """
+        del most
+        with self._turning():
+            served = 1
+            if self._rows is None:
+                self._put_sends()
+                served = super().take_turns(timeout, 1)
+                self._clear_sends()
+                self._take_rows()
+            self._call_back(BUDGET)
+            self._after_callbacks()
+            return served
+
+    def _after_callbacks(self) -> None:
+        if self._rows is None:
+            self._reap()
+            if self._newcomers:
+                self._replay()
+                self._greet()
+
+    def settle(self) -> None:
+        """Send what callbacks have led to: to be called before anything is waited for."""
+        if self._sends or self._words[s.ROW_COUNT]:
+            with self._turning():
+                self._replay()
+                self._after_callbacks()
+
+    @property
+    def has_events(self) -> bool:
+        """Whether there is more to serve already."""
+        return self._rows is not None or super().has_events
+
+    def say_goodbye(self) -> None:
+        """See `Loop.say_goodbye`."""
+        self._finish_batch()
+        super().say_goodbye()
+        for conn in self._connections:
+            if conn is not None:
+                conn._phase = max(conn._phase, CLOSING)
+
+    def close(self) -> None:
+        """See `Loop.close`; calls the ``on_close`` that are due."""
+        if self._is_closed:
+            return
+        self._finish_batch()
+        with self._turning():
+            super().close()
+            self._reap()
+            self._clear_sends()
+
+    @contextlib.contextmanager
+    def _turning(self) -> Iterator[None]:
+        assert not self._is_turning, "a callback may not drive its loop"
+        self._is_turning = True
+        try:
+            yield
+        finally:
+            self._is_turning = False
+
+    def _finish_batch(self) -> None:
+        with self._turning():
+            self._call_back(math.inf)
+            self._replay()
+            self._after_callbacks()
+
+    # Sends.
+
+    def _put_sends(self) -> None:
+        """Show the kernel the sends, until `_clear_sends`."""
+        words, sends = self._words, self._sends
+        words[s.SEND_COUNT] = len(sends) // s.SEND_FIELDS
+        if sends:
+            words[s.SENDS_AT : s.SENDS_AT + len(sends)] = array("q", sends)
+            words[s.ARENA] = ctypes.addressof(ctypes.c_char.from_buffer(self._arena))
+            words[s.ARENA_SIZE] = len(self._arena)
+
+    def _clear_sends(self) -> None:
+        self._blocks.clear()
+        if self._sends:
+            self._sends = []
+            self._arena = bytearray()
+
+    def _replay(self) -> None:
+        """Answer the rows that have been handled, and send what was sent."""
+        row = min(self._row, self._words[s.ROW_COUNT])
+        self._put_sends()
+        self._drive(kernels.turn.REPLAY, row, 0)
+        self._clear_sends()
+
+    # Callbacks.
+
+    def _take_rows(self) -> None:
+        """Make the rows of the last turn the ones to be handled."""
+        words = self._words
+        count = words[s.ROW_COUNT]
+        if count:
+            flat = iter(words[s.ROWS : s.ROWS + s.ROW_FIELDS * count].tolist())
+            self._rows = zip(*[flat] * s.ROW_FIELDS, strict=True)
+            self._row = 0
+
+    def _call_back(self, budget: float) -> None:
+        """Call the handler for the rows, for so many seconds; those left stay in `_rows`."""
+        if self._rows is None:
+            return
+        until = time.monotonic() + budget
+        connections, answers, octets = self._connections, self._answers, self._octets
+        on_frame = self._handler.on_frame
+        is_plain = not self._is_debugging
+        index = self._row - 1
+        try:
+            for slot, opcode, start, size, handle, asked in self._rows:
+                self._row = index = index + 1
+                if asked != s.DELIVER:
+                    self._note(index)
+                    continue
+                self._current = conn = connections[slot]
+                self._answer = 0
+                try:
+                    if is_plain and not handle and conn._phase == OPEN:
+                        _call(on_frame, conn, octets[start : start + size], opcode)
+                    else:
+                        self._call_with_care(conn, start, size, handle, opcode)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it ends its own
+                    self._fail(conn, error)
+                answers[index] = self._answer
+                if index % LOOK_EVERY == 0 and time.monotonic() > until:
+                    break
+            else:
+                self._rows = None
+        finally:
+            self._current = None
+            self._row = index + 1 if self._rows is not None else _LAST
+
+    def _call_with_care(
+        self, conn: Connection, start: int, size: int, handle: int, opcode: int
+    ) -> None:
+        """Call the handler where the payload is in a block, or is to be a copy, or not at all."""
+        if handle:
+            block = _Block(handle, start, size)
+            self._blocks.append(block)
+            payload = block.view()
+        else:
+            payload = self._octets[start : start + size]
+        if conn._phase != OPEN:
+            return
+        on_frame = self._handler.on_frame
+        if not self._is_debugging:
+            _call(on_frame, conn, payload, opcode)
+            return
+        copy = bytearray(payload)
+        try:
+            _call(on_frame, conn, memoryview(copy), opcode)
+            payload[:] = copy
+        finally:
+            copy[:] = bytes((_POISON,)) * size
+
+    def _note(self, index: int) -> None:
+        """Take note of a row that the kernel answers itself."""
+        at = s.ROWS + s.ROW_FIELDS * index
+        slot, _, start, size, _, asked = self._words[at : at + s.ROW_FIELDS].tolist()
+        conn = self._connections[slot]
+        if asked == s.CLOSED_BY_PEER and conn is not None:
+            closed = parse_close(bytes(self._octets[start : start + size]))
+            self._close(conn, closed.code, closed.reason)
+
+    def _fail(self, conn: Connection, error: Exception) -> None:
+        self._report("on_frame failed", error)
+        self._answer = s.FAILED_IN_PYTHON
+        conn._phase = max(conn._phase, CLOSING)
+
+    def _close(self, conn: Connection, code: int, reason: str) -> None:
+        """Tell the handler that a connection has ended, if it was not told yet."""
+        if conn._phase == CLOSED:
+            return
+        conn._phase = CLOSED
+        self._current = None
+        try:
+            _call(self._handler.on_close, conn, code, reason)
+        except Exception as error:  # noqa: BLE001 - the connection has ended anyway
+            self._report("on_close failed", error)
+
+    def _reap(self) -> None:
+        """Take note of the slots that have ended: none of them has rows left."""
+        slot = self._words[s.GONE]
+        while slot >= 0:
+            self._gone.appendleft(slot)
+            slot = int(self._slots[slot, s.NEXT_FREE])
+        self._words[s.GONE] = -1
+        while self._gone:
+            slot = self._gone.popleft()
+            row = self._slots[slot]
+            row[s.NEXT_FREE] = self._words[s.FREE_SLOT]
+            self._words[s.FREE_SLOT] = slot
+            conn, self._connections[slot] = self._connections[slot], None
+            if conn is not None:
+                self._close(conn, *_END_OF.get(int(row[s.ENDING]), _BROKEN))
+
+
+class _Block:
+    """A block that a message was joined in, freed when the last view of it is gone."""
+
+    def __init__(self, handle: int, start: int, size: int) -> None:
+        self._handle = handle
+        self.__array_interface__ = {
+            "data": (handle + start, False),
+            "shape": (size,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+    def view(self) -> memoryview:
+        """View the message."""
+        return np.asarray(self).data
+
+    def __del__(self) -> None:
+        _free(self._handle)
+
+
+_free = ctypes.CDLL(None).free
+_free.argtypes = [ctypes.c_void_p]
+_free.restype = None
+
+_BROKEN: Final = (int(CloseCode.ABNORMAL), "")
+_HANDLER_FAILED: Final = kernels.ENDINGS[kernels.HANDLER_FAILED]
+_END_OF: Final = {
+    code: (int(close_code), reason)
+    for code, (close_code, reason) in kernels.ENDINGS.items()
+    if code not in (kernels.GOING_AWAY, kernels.HANDLER_CLOSED)
+}
+"""What `on_close` is told of an ending; of others, that there was no closing handshake."""
+
+
+@trio.lowlevel.disable_ki_protection
+def _call(function: Callable[..., None], first: Any, second: Any, third: Any) -> None:
+    function(first, second, third)
+
+
+@trio.lowlevel.disable_ki_protection
+def _call_one(function: Callable[..., None], first: Any) -> None:
+    function(first)

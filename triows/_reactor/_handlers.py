@@ -1,0 +1,190 @@
+"""Handlers in Python, as users write them, and the connections that they are given."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NewType, TypeAlias
+
+from triows._engine import Request, Response, close_payload
+from triows._spec import CloseCode, Opcode
+
+if TYPE_CHECKING:
+    from triows._reactor._callbacks import Callbacks
+
+SessionId = NewType("SessionId", int)
+"""Names a connection of a reactor for as long as the process lives; see `Connection.id`."""
+
+Data: TypeAlias = str | bytes | bytearray | memoryview
+
+
+class Handler:
+    """What a reactor calls: override what you need.
+
+    Callbacks are plain functions, called one after the other and never one inside another,
+    in Trio's thread. While one runs, nothing else of that thread does. One that raises
+    closes its own connection with 1011, and no other; the log says so.
+    """
+
+    def on_open(self, conn: "Connection") -> None:
+        """Learn of a connection: once for each, and before anything else of it."""
+
+    def on_frame(self, conn: "Connection", payload: memoryview, opcode: int) -> None:
+        """Handle a whole data message: joined from its fragments, text that is UTF-8.
+
+        Args:
+            conn: it came from.
+            payload: a writable view of the octets, valid until this returns. Change it and
+                `Connection.echo` sends what you made of it. Copy what you keep.
+            opcode: `Opcode.TEXT` or `Opcode.BINARY`.
+        """
+
+    def on_close(self, conn: "Connection", code: int, reason: str) -> None:
+        """Learn that a connection has ended: once for each that was opened.
+
+        Args:
+            conn: of no further use.
+            code: the peer's close code; 1005 if it gave none, 1006 if there was no closing
+                handshake; this side's own where this side failed the connection (RFC 6455
+                §7.1.5, §7.1.7).
+            reason: what goes with it.
+        """
+
+
+FrameFunction: TypeAlias = Callable[["Connection", memoryview, int], Response | None]
+
+
+class _FunctionHandler(Handler):
+    def __init__(self, function: FrameFunction) -> None:
+        self._function = function
+
+    def on_frame(self, conn: "Connection", payload: memoryview, opcode: int) -> None:
+        response = self._function(conn, payload, opcode)
+        if response is None or response == Response.DISCARD:
+            return
+        if response == Response.ECHO:
+            conn.echo()
+        elif response == Response.CLOSE:
+            conn.close()
+        else:
+            raise ValueError(f"the handler returned {response!r}, not a Response")
+
+
+def handler_fn(function: FrameFunction) -> Handler:
+    """Make a handler of one function, called as `Handler.on_frame`.
+
+    Args:
+        function: returns None, or a `Response` to have it done.
+    """
+    return _FunctionHandler(function)
+
+
+class Connection:
+    """A connection of a reactor, as its handler sees it.
+
+    Its methods are for Trio's thread, or the one that calls `Reactor.run_once`, in
+    callbacks and outside them; other threads use a `Sender`. None of them waits, none
+    raises because the connection has ended: what is sent then is dropped, and counted.
+    """
+
+    __slots__ = ("_callbacks", "_id", "_phase", "_remote", "_request", "data")
+
+    def __init__(
+        self, callbacks: "Callbacks", session: int, request: Request | None, remote: Any
+    ) -> None:
+        self._callbacks = callbacks
+        self._id = session
+        self._phase = OPEN
+        self._request = request
+        self._remote = remote
+        self.data: Any = None
+        """Yours."""
+
+    def __repr__(self) -> str:
+        """Say which one it is, and whether it is open."""
+        state = "open" if self._phase == OPEN else "closing" if self._phase == CLOSING else "closed"
+        return f"<triows.Connection {self._id:#x} {state}>"
+
+    @property
+    def id(self) -> SessionId:
+        """What a `Sender` calls it; no other connection of the reactor ever has the same."""
+        return SessionId(self._id)
+
+    @property
+    def request(self) -> Request | None:
+        """The opening request; None for an adopted session that came without."""
+        return self._request
+
+    @property
+    def remote(self) -> Any:
+        """The peer's address when the connection was opened, as from ``getpeername``."""
+        return self._remote
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be sent."""
+        return self._phase == OPEN
+
+    @property
+    def buffered(self) -> int:
+        """Octets that were sent and that the kernel has not taken yet, as of the last turn."""
+        return self._callbacks.buffered(self)
+
+    def echo(self) -> None:
+        """Send the message being handled back, as it is when the callback returns.
+
+        In place, without a copy, and behind whatever the callback sends.
+
+        Raises:
+            RuntimeError: this is not in an ``on_frame`` of this connection.
+        """
+        self._callbacks.echo(self)
+
+    def send(self, payload: Data, opcode: int | None = None) -> None:
+        """Send a message; it is copied at once and leaves when the callback has returned.
+
+        Args:
+            payload: text or octets.
+            opcode: by default TEXT for a ``str``, BINARY for anything else. Octets sent as
+                TEXT must be UTF-8, and are not checked.
+
+        Raises:
+            TypeError, ValueError: there is no such message.
+        """
+        octets, opcode = as_message(payload, opcode)
+        self._callbacks.send(self, octets, opcode)
+
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Start the closing handshake (RFC 6455 §7.1.2): no message is handled after that.
+
+        Raises:
+            ValueError: no peer may be sent that code, or the reason is over 123 octets.
+        """
+        payload = close_payload(code, reason)
+        if self._phase == OPEN:
+            self._callbacks.send(self, payload, Opcode.CLOSE)
+            self._phase = CLOSING
+
+
+OPEN, CLOSING, CLOSED = 0, 1, 2
+"""A connection's phases."""
+
+_KINDS = (Opcode.TEXT, Opcode.BINARY)
+
+
+def as_message(payload: Data, opcode: int | None) -> tuple[bytes | bytearray | memoryview, int]:
+    """Return a message as octets and its opcode.
+
+    Raises:
+        TypeError: *payload* is neither text nor octets.
+        ValueError: *opcode* is that of no message.
+    """
+    if isinstance(payload, str):
+        payload = payload.encode()
+        opcode = Opcode.TEXT if opcode is None else opcode
+    elif isinstance(payload, memoryview):
+        payload = payload if payload.contiguous and payload.format == "B" else payload.tobytes()
+    elif not isinstance(payload, bytes | bytearray):
+        raise TypeError(f"a message is str or bytes, not {type(payload).__name__}")
+    if opcode is None:
+        return payload, Opcode.BINARY
+    if opcode not in _KINDS:
+        raise ValueError(f"opcode {opcode} is that of no message: TEXT or BINARY")
+    return payload, opcode
