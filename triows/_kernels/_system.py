@@ -48,6 +48,9 @@ EPOLL_CTL_MOD: Final = 3
 EAGAIN: Final = -errno.EAGAIN
 EINTR: Final = -errno.EINTR
 
+_ENOSYS: Final = -errno.ENOSYS
+
+_EPOLL_PWAIT2: Final = 441  # by number, on every machine: C libraries came to know it late
 _DONTWAIT: Final = 0x40
 _NOSIGNAL: Final = 0x4000
 _SHUT_WR: Final = 1
@@ -83,6 +86,7 @@ def _foreign(name: str, result: str, *arguments: str) -> Any:
 _recv = _foreign("recv", _SIZE, _INT, _ADDRESS, _SIZE, _INT)
 _send = _foreign("send", _SIZE, _INT, _ADDRESS, _SIZE, _INT)
 _epoll_wait = _foreign("epoll_wait", _INT, _INT, _ADDRESS, _INT, _INT)
+_syscall = _foreign("syscall", _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE)
 _epoll_ctl = _foreign("epoll_ctl", _INT, _INT, _INT, _INT, _ADDRESS)
 _close = _foreign("close", _INT, _INT)
 _shutdown = _foreign("shutdown", _INT, _INT, _INT)
@@ -166,16 +170,26 @@ def send(descriptor: int, octets: Octets, start: int, size: int) -> int:
     return outcome(_send(descriptor, address, size, _DONTWAIT | _NOSIGNAL))
 
 
-@kernel("int64(int64, int32[:,::1], int64)", inner=True)
-def wait_events(epoll: int, events: Words, timeout: int) -> int:
-    """Wait for events (epoll_wait(2)).
+@kernel("int64(int64, int32[:,::1], int64, int64[::1])", inner=True)
+def wait_events(epoll: int, events: Words, timeout: int, clock: Integers) -> int:
+    """Wait for events (epoll_wait(2), epoll_pwait2(2)).
 
     events   int32 (m, EVENT_WORDS); is filled
-    timeout  milliseconds; 0 not to wait, -1 for ever
+    timeout  microseconds; 0 not to wait. Linux before 5.11 knows whole milliseconds only:
+             there it does not wait for a part of one
+    clock    int64 (2,): room for the call
 
     Returns how many rows were filled, or a negative errno.
     """
-    return outcome(_epoll_wait(epoll, np.int64(events.ctypes.data), len(events), timeout))
+    address = np.int64(events.ctypes.data)
+    if timeout % 1_000 != 0:
+        clock[0] = timeout // 1_000_000
+        clock[1] = timeout % 1_000_000 * 1_000
+        time = np.int64(clock.ctypes.data)
+        count = outcome(_syscall(_EPOLL_PWAIT2, epoll, address, len(events), time, 0, 8))
+        if count != _ENOSYS:
+            return count
+    return outcome(_epoll_wait(epoll, address, len(events), timeout // 1_000))
 
 
 @kernel("int64(int64, int64, int64, int64, int64, int64, int32[::1])")

@@ -225,13 +225,13 @@ def turn(
     event    int32 (EVENT_WORDS,)
     events   int32 (k, EVENT_WORDS): those fetched and not yet served stay for the next turn
     clock    int64 (2,)
-    timeout  milliseconds to wait for the first event; 0 not to wait, -1 for ever
+    timeout  microseconds to wait for the first event, 0 not to wait; see `wait_events`
 
     Returns how many events were served, or the negative errno of epoll_wait.
     """
     loop[s.TURNS] += 1
     if loop[s.CURSOR] >= loop[s.EVENT_COUNT]:
-        count = wait_events(loop[s.EPOLL], events, timeout)
+        count = wait_events(loop[s.EPOLL], events, timeout, clock)
         loop[s.CURSOR] = 0
         loop[s.EVENT_COUNT] = max(count, 0)
         if count < 0:

@@ -98,7 +98,6 @@ class CallbackLoop(Loop):
         self._handler = handler
         self._report = report
         self._is_debugging = debug
-        self._words = self._registers.data.cast("B").cast("q")  # faster than NumPy for single words
         octets = self._region.data
         self._octets = octets
         self._answers = octets[len(octets) - s.ROW_CAPACITY :]
@@ -195,16 +194,24 @@ class CallbackLoop(Loop):
         One turn at the most. Returns the events served, 1 where only callbacks were.
         """
         del most
-        with self._turning():
+        assert not self._is_turning, "a callback may not drive its loop"
+        self._is_turning = True  # without `_turning`: this is for every few messages
+        try:
             served = 1
             if self._rows is None:
-                self._put_sends()
+                if self._sends:
+                    self._put_sends()
                 served = super().take_turns(timeout, 1)
-                self._clear_sends()
+                if self._sends or self._blocks:
+                    self._clear_sends()
                 self._take_rows()
-            self._call_back(BUDGET)
-            self._after_callbacks()
+            if self._rows is not None:
+                self._call_back(BUDGET)
+            if self._words[s.GONE] >= 0 or self._newcomers:
+                self._after_callbacks()
             return served
+        finally:
+            self._is_turning = False
 
     def _after_callbacks(self) -> None:
         if self._rows is None:

@@ -111,6 +111,7 @@ class Loop:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Most of the rows and of the region are never touched, and so cost nothing.
         self._registers = np.zeros(s.COLLECTING_REGISTERS if collects else s.REGISTERS, np.int64)
+        self._words = self._registers.data.cast("B").cast("q")  # faster than NumPy, word by word
         self._slots = np.zeros((limits.max_connections, s.SLOT_SIZE), np.int64)
         self._region = np.zeros(REGION if collects else s.LEAST_REGION, np.uint8)
         self._event = np.zeros(kernels.system.EVENT_WORDS, np.int32)
@@ -172,7 +173,7 @@ class Loop:
     @property
     def connections(self) -> int:
         """How many sockets it holds."""
-        return int(self._registers[s.CONNECTIONS])
+        return self._words[s.CONNECTIONS]
 
     def statistics(self) -> LoopStatistics:
         """Return a snapshot; taken by another thread, its counts may be of different moments."""
@@ -266,16 +267,16 @@ class Loop:
         Raises:
             OSError: epoll_wait failed.
         """
-        served = self._drive(kernels.turn.TAKE_TURNS, round(timeout * 1000), most)
-        if self._registers[s.IS_WOKEN]:
-            self._registers[s.IS_WOKEN] = 0
+        served = self._drive(kernels.turn.TAKE_TURNS, round(timeout * 1e6), most)
+        if self._words[s.IS_WOKEN]:
+            self._words[s.IS_WOKEN] = 0
             os.eventfd_read(self._wake)
-        return _check(served)
+        return served if served >= 0 else _check(served)
 
     @property
     def has_events(self) -> bool:
         """Whether events were fetched that the last turn had no time for."""
-        return bool(self._registers[s.CURSOR] < self._registers[s.EVENT_COUNT])
+        return self._words[s.CURSOR] < self._words[s.EVENT_COUNT]
 
     def settle(self) -> None:
         """Send what is due, before anything is waited for: of this loop, nothing ever."""

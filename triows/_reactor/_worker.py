@@ -145,33 +145,75 @@ class ThreadDriver(Driver):
             self._end()
 
 
+LINGER = 0.000_05
+"""Seconds for which a loop in Trio's thread may wait for events instead of giving way.
+
+About what a pass of Trio's costs: waiting in vain doubles that cost, at worst.
+"""
+
+MOST_MISSES = 6
+"""Waits in vain, one after the other, that make the next one rarer: 1 in 2**6 passes."""
+
+
 class InlineDriver(Driver):
     """Drives its loop in a task of Trio's, a bounded time at a stretch."""
+
+    def __init__(self, loop: Loop, grace: float) -> None:
+        super().__init__(loop, grace)
+        self._patience = 1
+        self._misses = 0
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Serve until done; see `Driver.run`."""
         try:
-            await self._serve()
+            await self._serve_and_tick()
         finally:
             with trio.CancelScope(shield=True):
                 if not self._is_over:
-                    await self._part()
+                    self._stop()
+                    await self._serve_and_tick()
             self._end()
 
-    async def _part(self) -> None:
-        self._stop()
-        await self._serve()
+    async def _serve_and_tick(self) -> None:
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(self._tick)
+            await self._serve()
+            nursery.cancel_scope.cancel()
+
+    async def _tick(self) -> None:
+        """Wake the loop for its deadlines: a timeout of each wait's own would cost more."""
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            self._loop.wake()
 
     async def _serve(self) -> None:
+        take_turns = self._loop.take_turns
         while self._has_work:
             if self._loop.has_events:
                 await trio.lowlevel.checkpoint()
             else:
-                with trio.move_on_after(SWEEP_INTERVAL):
-                    await trio.lowlevel.wait_readable(self._loop.fileno())
+                await trio.lowlevel.wait_readable(self._loop.fileno())
             enough = time.monotonic() + BUDGET
-            while self._loop.take_turns(0, 1) and time.monotonic() < enough:
+            while (take_turns(0, 1) or self._linger()) and time.monotonic() < enough:
                 pass
             self._loop.settle()
-            self._take_calls()
+            if self._calls:
+                self._take_calls()
+
+    def _linger(self) -> int:
+        """Wait a moment for events to save a pass of Trio's, if that has paid of late.
+
+        Only while nothing else is to run. What it waits for in vain, it waits for less often.
+        """
+        if self._patience < 1:
+            self._patience += 1
+            return 0
+        statistics = trio.lowlevel.current_statistics()
+        if statistics.tasks_runnable or statistics.run_sync_soon_queue_size:
+            return 0
+        served = self._loop.take_turns(LINGER, 1)
+        self._misses = 0 if served else min(self._misses + 1, MOST_MISSES)
+        if not served:
+            self._patience = 1 - 2**self._misses
+        return served
