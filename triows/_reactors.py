@@ -123,7 +123,7 @@ class Reactor:
         self._sockets: list[socket.socket] = []
         self._uses = 0
         self._is_idle = trio.Event()
-        self._accepted = self._refused = self._handshakes = 0
+        self._accepted = self._refused = self._handshakes = self._sessions = 0
 
     # What is known.
 
@@ -310,7 +310,10 @@ class Reactor:
                     request = handshake.request
                     assert request is not None
                     descriptor = stream.socket.detach()
-                    driver.add(descriptor, handshake.leftover, request, request.remote)
+                    self._sessions += 1
+                    driver.add(
+                        descriptor, handshake.leftover, request, request.remote, self._sessions
+                    )
             except Exception as error:  # noqa: BLE001 - no connection may take the reactor down
                 self._faults.report("a connection failed", error)
             finally:

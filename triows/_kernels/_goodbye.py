@@ -66,6 +66,7 @@ def end(loop: Integers, slots: Integers, event: Words, slot: int) -> int:
     row[s.CARRY] = release(row[s.CARRY])
     row[s.CARRY_SIZE] = 0
     row[s.DESCRIPTOR] = -1
+    row[s.SESSION] = 0
     row[s.PHASE] = s.FREE
     row[s.GENERATION] = (row[s.GENERATION] + 1) & 0x7FFF_FFFF
     if loop[s.COLLECTS]:  # free only when Python has taken note of it

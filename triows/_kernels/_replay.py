@@ -104,7 +104,7 @@ def replay_send(
     """
     slot = found[s.SEND_SLOT]
     row = slots[slot]
-    if row[s.GENERATION] != found[s.SEND_GENERATION] or row[s.PHASE] != s.OPEN:
+    if row[s.SESSION] != found[s.SEND_SESSION] or row[s.PHASE] != s.OPEN:
         loop[s.DROPPED] += 1
         return 0
     if row[s.QUEUE_SIZE] > loop[s.SEND_LIMIT]:
@@ -263,7 +263,7 @@ def replay_all(loop: Integers, slots: Integers, region: Octets, event: Words, st
     loop[s.REPLAYED] = stop
     if stop == loop[s.ROW_COUNT]:
         loop[s.REPLAYED] = loop[s.ROW_COUNT] = loop[s.BLOCK_OCTETS] = 0
-        loop[s.RECEIVE_AT] = s.HEADROOM + s.SCRATCH
+        loop[s.RECEIVE_AT] = s.HEADROOM + s.SCRATCH * loop[s.COLLECTS]
     return 0
 
 

@@ -35,7 +35,8 @@ CLOSE_SINCE: Final = STATE_SIZE + 16  # when the closing handshake began
 NEXT_FREE: Final = STATE_SIZE + 17  # the free slot behind this free one, or -1
 ENDING: Final = STATE_SIZE + 18  # why this side failed the connection; 0 if it did not
 NEXT_DIRTY: Final = STATE_SIZE + 19  # as DIRTY, which it follows; 0 if it is not in that list
-SLOT_SIZE: Final = STATE_SIZE + 20
+SESSION: Final = STATE_SIZE + 20  # the number that names the connection for good; 0 for none
+SLOT_SIZE: Final = STATE_SIZE + 21
 
 # Phases.
 FREE: Final = 0
@@ -129,7 +130,7 @@ SENDS_AT: Final = ROWS + ROW_FIELDS * ROW_CAPACITY
 SEND_FIELDS: Final = 6
 SEND_ROW: Final = 0  # it goes before the answer to this row
 SEND_SLOT: Final = 1
-SEND_GENERATION: Final = 2
+SEND_SESSION: Final = 2  # which the slot must still be of
 SEND_OPCODE: Final = 3
 SEND_START: Final = 4  # of the payload in the arena; room for its header is before it
 SEND_SIZE: Final = 5

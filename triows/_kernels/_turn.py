@@ -54,9 +54,14 @@ _FIN: Final = 0x80
 _PING: Final = 0x9
 
 
-@kernel("int64(int64[::1], int64[:,::1], int32[::1], int64[::1], int64)")
+@kernel("int64(int64[::1], int64[:,::1], int32[::1], int64[::1], int64, int64)")
 def add_connection(
-    loop: Integers, slots: Integers, event: Words, clock: Integers, descriptor: int
+    loop: Integers,
+    slots: Integers,
+    event: Words,
+    clock: Integers,
+    descriptor: int,
+    session: int,
 ) -> int:
     """Give a socket that is past its opening handshake a slot, and watch it.
 
@@ -80,6 +85,7 @@ def add_connection(
     row[s.INTEREST] = EPOLLIN
     row[s.HEARD] = loop[s.NOW] = now(clock)  # the last turn may be long ago
     row[s.NEXT_FREE] = next_free
+    row[s.SESSION] = session
     result = watch(loop[s.EPOLL], EPOLL_CTL_ADD, descriptor, EPOLLIN, slot, generation, event)
     if result < 0:
         row[s.PHASE] = s.FREE
@@ -276,7 +282,7 @@ def drive(
 
     command  TAKE_TURNS  `turn` with the timeout *first*, *second* times, -1 for no end, or
                          until woken, or until there is no connection if LEAVES_EMPTY is set;
-                         where the loop collects, after `replay_all`, and until there are rows
+                         after `replay_all`, and until there are rows
              FEED        `feed` to the slot *first* octets in the number of *second*
              DISMISS     `dismiss` the slot *first* with the ending *second*
              REPLAY      `replay_all` up to the row *first*
@@ -289,7 +295,7 @@ def drive(
     events, clock = borrow(events), borrow(clock)
     if command == TAKE_TURNS:
         served = 0
-        if loop[s.COLLECTS]:
+        if loop[s.COLLECTS] or loop[s.SEND_COUNT] > 0:
             replay_all(loop, slots, region, event, loop[s.ROW_COUNT])
         while (
             second != 0

@@ -27,7 +27,6 @@ import contextlib
 import ctypes
 import math
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
@@ -41,20 +40,12 @@ from triows._engine._base import parse_close
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
 from triows._reactor._handlers import CLOSED, CLOSING, OPEN, Connection, Handler
-from triows._reactor._loop import BUDGET, Loop
+from triows._reactor._loop import BUDGET, LAST, Loop, Octets
 from triows._spec import CloseCode
-
-ARENA_ENOUGH: Final = 2**20
-"""Octets of sends at which they are replayed without waiting for the next turn."""
 
 LOOK_EVERY: Final = 32
 """Callbacks between looks at the clock."""
 
-_LAST: Final = 2**40
-"""The row of a send that is made while no row is handled: all others go first."""
-
-_SENDS_ENOUGH: Final = s.SEND_FIELDS * s.SEND_CAPACITY
-_GAPS: Final = {size: bytes(size) for size in (2, 4, 10)}
 _POISON: Final = 0xDB
 
 Report = Callable[[str, BaseException], None]
@@ -66,7 +57,7 @@ class Callbacks(Protocol):
     def echo(self, conn: Connection) -> None:
         """See `Connection.echo`."""
 
-    def send(self, conn: Connection, payload: bytes | bytearray | memoryview, opcode: int) -> None:
+    def send(self, conn: Connection, payload: Octets, opcode: int) -> None:
         """Send a message, or a Close."""
 
     def buffered(self, conn: Connection) -> int:
@@ -103,15 +94,11 @@ class CallbackLoop(Loop):
         self._answers = octets[len(octets) - s.ROW_CAPACITY :]
         self._connections: list[Any] = []
         self._rows: Iterator[tuple[int, ...]] | None = None
-        self._row = _LAST
         self._current: Connection | None = None
         self._answer = 0
-        self._arena = bytearray()
-        self._sends: list[int] = []
         self._blocks: list[_Block] = []
         self._gone: deque[int] = deque()
         self._newcomers: deque[tuple[Connection, bytes]] = deque()
-        self._is_turning = False
 
     # What connections ask for.
 
@@ -121,33 +108,17 @@ class CallbackLoop(Loop):
             raise RuntimeError("echo() is for on_frame, of the connection whose message it is")
         self._answer = kernels.ECHO
 
-    def send(self, conn: Connection, payload: bytes | bytearray | memoryview, opcode: int) -> None:
+    def send(self, conn: Connection, payload: Octets, opcode: int) -> None:
         """Note a message, or a Close, to be sent with the next replay."""
-        if conn._phase != OPEN:
+        if conn._phase == OPEN:
+            self._note_send(conn._slot, conn._id, payload, opcode)
+        else:
             self._words[s.DROPPED] += 1
-            return
-        self.send_to(conn._id, payload, opcode)
-
-    def send_to(self, session: int, payload: bytes | bytearray | memoryview, opcode: int) -> None:
-        """Note a message to whichever connection *session* is, if it is still there."""
-        size = len(payload)
-        gap = _GAPS[2 if size <= 125 else 4 if size < 65_536 else 10]
-        arena = self._arena
-        arena += gap
-        start = len(arena)
-        arena += payload
-        sends = self._sends
-        sends += (self._row, session >> 32, session & 0xFFFF_FFFF, opcode, start, size)
-        if len(sends) >= _SENDS_ENOUGH or len(arena) >= ARENA_ENOUGH:
-            self._replay()
-        elif not self._is_turning and len(sends) == s.SEND_FIELDS:
-            self.wake()
 
     def buffered(self, conn: Connection) -> int:
         """See `Connection.buffered`."""
-        slot, generation = conn._id >> 32, conn._id & 0xFFFF_FFFF
-        row = self._slots[slot]
-        return int(row[s.QUEUE_SIZE]) if row[s.GENERATION] == generation else 0
+        row = self._slots[conn._slot]
+        return int(row[s.QUEUE_SIZE]) if row[s.SESSION] == conn._id else 0
 
     # Driving.
 
@@ -157,21 +128,20 @@ class CallbackLoop(Loop):
         leftover: bytes = b"",
         request: Request | None = None,
         remote: Any = None,
-    ) -> int:
+        session: int = 0,
+    ) -> None:
         """Take over a socket past its opening handshake, call ``on_open``, serve the leftover.
 
         In a callback, it is taken over, and the rest is done after all callbacks of the turn.
-        See `Loop.add`. Returns the session's id.
+        See `Loop.add`.
         """
-        slot = self._enter(descriptor)
-        session = slot << 32 | int(self._slots[slot, s.GENERATION])
+        slot = self._enter(descriptor, session)
         while len(self._connections) <= slot:
             self._connections.append(None)
-        self._connections[slot] = conn = Connection(self, session, request, remote)
+        self._connections[slot] = conn = Connection(self, slot, session, request, remote)
         self._newcomers.append((conn, leftover))
         if not self._is_turning:
             self._finish_batch()
-        return session
 
     def _greet(self) -> None:
         """Open what was added, in order, and serve what came with it."""
@@ -182,7 +152,7 @@ class CallbackLoop(Loop):
             except Exception as error:  # noqa: BLE001 - as in _call_back
                 self._report("on_open failed", error)
                 conn.close(*_HANDLER_FAILED)
-            for _ in self._feed(conn._id >> 32, leftover):
+            for _ in self._feed(conn._slot, leftover):
                 self._take_rows()
                 self._call_back(math.inf)
                 self._replay()
@@ -199,11 +169,9 @@ class CallbackLoop(Loop):
         try:
             served = 1
             if self._rows is None:
-                if self._sends:
-                    self._put_sends()
                 served = super().take_turns(timeout, 1)
-                if self._sends or self._blocks:
-                    self._clear_sends()
+                if self._blocks:
+                    self._blocks.clear()
                 self._take_rows()
             if self._rows is not None:
                 self._call_back(BUDGET)
@@ -265,29 +233,9 @@ class CallbackLoop(Loop):
             self._replay()
             self._after_callbacks()
 
-    # Sends.
-
-    def _put_sends(self) -> None:
-        """Show the kernel the sends, until `_clear_sends`."""
-        words, sends = self._words, self._sends
-        words[s.SEND_COUNT] = len(sends) // s.SEND_FIELDS
-        if sends:
-            words[s.SENDS_AT : s.SENDS_AT + len(sends)] = array("q", sends)
-            words[s.ARENA] = ctypes.addressof(ctypes.c_char.from_buffer(self._arena))
-            words[s.ARENA_SIZE] = len(self._arena)
-
-    def _clear_sends(self) -> None:
-        self._blocks.clear()
-        if self._sends:
-            self._sends = []
-            self._arena = bytearray()
-
     def _replay(self) -> None:
-        """Answer the rows that have been handled, and send what was sent."""
-        row = min(self._row, self._words[s.ROW_COUNT])
-        self._put_sends()
-        self._drive(kernels.turn.REPLAY, row, 0)
-        self._clear_sends()
+        super()._replay()
+        self._blocks.clear()
 
     # Callbacks.
 
@@ -331,7 +279,7 @@ class CallbackLoop(Loop):
                 self._rows = None
         finally:
             self._current = None
-            self._row = index + 1 if self._rows is not None else _LAST
+            self._row = index + 1 if self._rows is not None else LAST
 
     def _call_with_care(
         self, conn: Connection, start: int, size: int, handle: int, opcode: int

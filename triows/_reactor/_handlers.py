@@ -84,12 +84,13 @@ class Connection:
     raises because the connection has ended: what is sent then is dropped, and counted.
     """
 
-    __slots__ = ("_callbacks", "_id", "_phase", "_remote", "_request", "data")
+    __slots__ = ("_callbacks", "_id", "_phase", "_remote", "_request", "_slot", "data")
 
     def __init__(
-        self, callbacks: "Callbacks", session: int, request: Request | None, remote: Any
+        self, callbacks: "Callbacks", slot: int, session: int, request: Request | None, remote: Any
     ) -> None:
         self._callbacks = callbacks
+        self._slot = slot
         self._id = session
         self._phase = OPEN
         self._request = request
@@ -100,7 +101,7 @@ class Connection:
     def __repr__(self) -> str:
         """Say which one it is, and whether it is open."""
         state = "open" if self._phase == OPEN else "closing" if self._phase == CLOSING else "closed"
-        return f"<triows.Connection {self._id:#x} {state}>"
+        return f"<triows.Connection {self._id} {state}>"
 
     @property
     def id(self) -> SessionId:

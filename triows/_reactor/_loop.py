@@ -4,13 +4,15 @@ Every method but `wake` and `statistics` belongs to the one thread that drives t
 loop. It knows neither Trio nor how a socket came to be open.
 """
 
+import ctypes
 import errno
 import os
 import select
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 import numpy as np
@@ -25,6 +27,17 @@ _ROWS: Final = 129
 _EVENTS: Final = 256
 _NEVER: Final = 2**60
 """Nanoseconds that no clock reaches; twice as many are an int64 still."""
+
+LAST: Final = 2**40
+"""The row of a send that is made while no row is handled: all others go first."""
+
+ARENA_ENOUGH: Final = 2**20
+"""Octets of sends at which they are replayed without waiting for the next turn."""
+
+_SENDS_ENOUGH: Final = s.SEND_FIELDS * s.SEND_CAPACITY
+_GAPS: Final = {size: bytes(size) for size in (2, 4, 10)}
+
+Octets: TypeAlias = bytes | bytearray | memoryview
 
 SWEEP_INTERVAL: Final = 0.25
 """Seconds between looks at all deadlines: how late a timeout may come."""
@@ -65,6 +78,8 @@ class LoopStatistics:
     failures: int
     """Connections that ended because of what the peer did wrong."""
     handler_failures: int
+    dropped: int
+    """Sends to connections that were closed, or closing."""
     system_failures: int
     """Connections that ended because a system call failed."""
     errnos: Mapping[str, int]
@@ -110,7 +125,7 @@ class Loop:
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Most of the rows and of the region are never touched, and so cost nothing.
-        self._registers = np.zeros(s.COLLECTING_REGISTERS if collects else s.REGISTERS, np.int64)
+        self._registers = np.zeros(s.COLLECTING_REGISTERS, np.int64)
         self._words = self._registers.data.cast("B").cast("q")  # faster than NumPy, word by word
         self._slots = np.zeros((limits.max_connections, s.SLOT_SIZE), np.int64)
         self._region = np.zeros(REGION if collects else s.LEAST_REGION, np.uint8)
@@ -126,6 +141,12 @@ class Loop:
             self._clock,
         )
         self._is_closed = False
+        self._is_turning = False
+        self._arena = bytearray()
+        self._sends: list[int] = []
+        self._row = LAST
+        self._sessions: dict[int, int] | None = None
+        self._words[s.COLLECTS] = collects
         self._set_up(handler, limits, keepalive)
 
     def _set_up(self, handler: int, limits: Limits, keepalive: KeepAlive) -> None:
@@ -134,8 +155,7 @@ class Loop:
         registers[s.HANDLER] = handler
         registers[s.FREE_SLOT] = registers[s.GONE] = -1
         registers[s.DIRTY] = -1
-        registers[s.COLLECTS] = len(registers) > s.REGISTERS
-        registers[s.RECEIVE_AT] = s.HEADROOM + (s.SCRATCH if registers[s.COLLECTS] else 0)
+        registers[s.RECEIVE_AT] = s.HEADROOM + s.SCRATCH * registers[s.COLLECTS]
         registers[s.SEND_LIMIT] = limits.max_unsent
         registers[s.BUDGET] = _nanoseconds(BUDGET)
         registers[s.SWEEP_INTERVAL] = _nanoseconds(SWEEP_INTERVAL)
@@ -195,6 +215,7 @@ class Loop:
             incomplete_octets=count[s.INCOMPLETE],
             failures=count[s.FAILURES],
             handler_failures=count[s.HANDLER_FAILURES],
+            dropped=count[s.DROPPED],
             system_failures=count[s.SYSTEM_FAILURES],
             errnos=_name_errnos(count[s.ERRNOS : s.ERRNOS + s.ERRNO_COUNT]),
         )
@@ -207,7 +228,8 @@ class Loop:
         leftover: bytes = b"",
         request: Request | None = None,
         remote: Any = None,
-    ) -> int:
+        session: int = 0,
+    ) -> None:
         """Take over a socket that is past its opening handshake.
 
         Args:
@@ -216,27 +238,25 @@ class Loop:
             leftover: octets that were received behind the request; served first.
             request: of its opening handshake, for a handler in Python.
             remote: its peer's address, likewise.
-
-        Returns:
-            Its slot.
+            session: the number that names it for good; 0 if no one will ask.
 
         Raises:
             OSError: it cannot be watched, or the loop is full.
         """
         del request, remote
-        slot = self._enter(descriptor)
-        for _ in self._feed(slot, leftover):
+        for _ in self._feed(self._enter(descriptor, session), leftover):
             pass
-        return slot
 
-    def _enter(self, descriptor: int) -> int:
+    def _enter(self, descriptor: int, session: int) -> int:
         """Give a socket a slot, which is returned; see `add`."""
         slot = kernels.turn.add_connection(
-            self._registers, self._slots, self._event, self._clock, descriptor
+            self._registers, self._slots, self._event, self._clock, descriptor, session
         )
         if slot < 0:
             os.close(descriptor)
             _check(slot + 1 or -errno.EMFILE)  # no slot is free
+        if self._sessions is not None:
+            self._sessions[session] = slot
         return int(slot)
 
     def _feed(self, slot: int, leftover: bytes) -> Iterator[None]:
@@ -267,7 +287,11 @@ class Loop:
         Raises:
             OSError: epoll_wait failed.
         """
+        if self._sends:
+            self._put_sends()
         served = self._drive(kernels.turn.TAKE_TURNS, round(timeout * 1e6), most)
+        if self._sends:
+            self._clear_sends()
         if self._words[s.IS_WOKEN]:
             self._words[s.IS_WOKEN] = 0
             os.eventfd_read(self._wake)
@@ -278,8 +302,65 @@ class Loop:
         """Whether events were fetched that the last turn had no time for."""
         return self._words[s.CURSOR] < self._words[s.EVENT_COUNT]
 
+    def send_to(self, session: int, payload: Octets, opcode: int) -> None:
+        """Note a message, or a Close, for *session*; it leaves with the next turn at the latest.
+
+        Args:
+            session: where there is no such connection any more, the message is dropped.
+            payload: copied.
+            opcode: TEXT, BINARY or CLOSE.
+        """
+        if self._sessions is None or len(self._sessions) > 2 * self.connections + 1_000:
+            self._sessions = self._map_sessions()
+        slot = self._sessions.get(session)
+        if slot is None:
+            self._words[s.DROPPED] += 1
+        else:
+            self._note_send(slot, session, payload, opcode)
+
+    def _note_send(self, slot: int, session: int, payload: Octets, opcode: int) -> None:
+        """Append to the sends and the arena; the kernel looks whether the slot is the session's."""
+        size = len(payload)
+        arena = self._arena
+        arena += _GAPS[2 if size <= 125 else 4 if size < 65_536 else 10]
+        start = len(arena)
+        arena += payload
+        sends = self._sends
+        sends += (self._row, slot, session, opcode, start, size)
+        if len(sends) >= _SENDS_ENOUGH or len(arena) >= ARENA_ENOUGH:
+            self._replay()
+        elif len(sends) == s.SEND_FIELDS and not self._is_turning:
+            self.wake()
+
+    def _map_sessions(self) -> dict[int, int]:
+        """Map the sessions that there are to their slots: made when first someone asks."""
+        sessions = self._slots[: self._words[s.USED_SLOTS], s.SESSION]
+        slots = np.flatnonzero(sessions)
+        return dict(zip(sessions[slots].tolist(), slots.tolist(), strict=True))
+
+    def _put_sends(self) -> None:
+        """Show the kernel the sends, until `_clear_sends`."""
+        words, sends = self._words, self._sends
+        words[s.SEND_COUNT] = len(sends) // s.SEND_FIELDS
+        if sends:
+            words[s.SENDS_AT : s.SENDS_AT + len(sends)] = array("q", sends)
+            words[s.ARENA] = ctypes.addressof(ctypes.c_char.from_buffer(self._arena))
+            words[s.ARENA_SIZE] = len(self._arena)
+
+    def _clear_sends(self) -> None:
+        self._sends = []
+        self._arena = bytearray()
+
+    def _replay(self) -> None:
+        """Send what was sent, after the answers to the rows that have been handled."""
+        self._put_sends()
+        self._drive(kernels.turn.REPLAY, min(self._row, self._words[s.ROW_COUNT]), 0)
+        self._clear_sends()
+
     def settle(self) -> None:
-        """Send what is due, before anything is waited for: of this loop, nothing ever."""
+        """Send what is due, before anything is waited for."""
+        if self._sends:
+            self._replay()
 
     def leave_when_empty(self) -> None:
         """Let `take_turns` return as soon as there is no connection."""

@@ -45,10 +45,10 @@ class Driver:
         return self._loop.connections + len(self._calls)
 
     def add(
-        self, descriptor: int, leftover: bytes, request: Request | None = None, remote: Any = None
+        self, descriptor: int, leftover: bytes, request: Request | None, remote: Any, session: int
     ) -> None:
-        """Hand over an open socket and the octets received behind its opening handshake."""
-        if not self._post(partial(self._add, descriptor, leftover, request, remote)):
+        """Hand over an open socket, and what `Loop.add` wants to know of it."""
+        if not self._post(partial(self._add, descriptor, leftover, request, remote, session)):
             os.close(descriptor)
 
     def finish(self) -> None:
@@ -81,12 +81,12 @@ class Driver:
         while self._calls:
             self._calls.popleft()()
 
-    def _add(self, descriptor: int, leftover: bytes, request: Request | None, remote: Any) -> None:
+    def _add(self, descriptor: int, *rest: Any) -> None:
         if self._deadline < math.inf:
             os.close(descriptor)
             return
         with contextlib.suppress(OSError):  # closed: for its peer, it was the one too many
-            self._loop.add(descriptor, leftover, request, remote)
+            self._loop.add(descriptor, *rest)
 
     def _finish(self) -> None:
         self._is_finishing = True
