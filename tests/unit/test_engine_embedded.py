@@ -284,6 +284,22 @@ def test_nothing_is_echoed_after_the_handler_closes(server):
     assert seen == [b"1", b"2", b"3"]
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_handler_that_asks_to_close(server, cut):
+    """CLOSE sends a Close with 1000 behind the replies so far; the peer's is awaited."""
+
+    def answer(payload, opcode):
+        return Response.CLOSE if payload == b"end" else Response.ECHO
+
+    octets = masked(TEXT, b"a") + masked(TEXT, b"end") + masked(TEXT, b"b")
+    frames = []
+    for piece in (octets[:9], octets[9:]) if cut else (octets,):
+        frames += process(server, piece, answer)
+
+    assert frames == [(0x81, b"a"), (0x88, b"\x03\xe8")]
+    assert server.phase is Phase.CLOSING
+
+
 # What the engine queues by itself.
 
 

@@ -1,12 +1,17 @@
 """The examples: each is run, and each is short."""
 
 import runpy
+import select
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trio
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.sync.client import connect as connect_sync
 from websockets.trio.client import connect
 
 import triows
@@ -56,8 +61,8 @@ async def test_echo_server(program, nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
-async def test_echo_reactor(monkeypatch, nursery) -> None:
-    """The reactor sends back text and binary messages."""
+async def start_reactor(name: str, monkeypatch, nursery: trio.Nursery) -> str:
+    """Run an example of the reactor as a program, on a free port; returns its address."""
     started, wait_started = trio.open_memory_channel(1)
     run_echo = triows.Reactor.run_echo
 
@@ -67,14 +72,64 @@ async def test_echo_reactor(monkeypatch, nursery) -> None:
     monkeypatch.setattr(triows.Reactor, "run_echo", run_where_it_is_free)
     with monkeypatch.context() as patch:
         patch.setattr(trio, "run", nursery.start_soon)
-        runpy.run_path(str(EXAMPLES / "echo_reactor.py"), run_name="__main__")
-    reactor = await wait_started.receive()
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    return f"127.0.0.1:{(await wait_started.receive()).port}"
 
-    async with connect(f"ws://127.0.0.1:{reactor.port}") as connection:
+
+async def test_echo_reactor(monkeypatch, nursery) -> None:
+    """The reactor sends back text and binary messages."""
+    address = await start_reactor("echo_reactor", monkeypatch, nursery)
+
+    async with connect(f"ws://{address}") as connection:
         for message in ("text", b"\x00\xff"):
             await connection.send(message)
             assert await connection.recv() == message
     nursery.cancel_scope.cancel()
+
+
+async def test_uppercase_compiled(monkeypatch, nursery) -> None:
+    """Text comes back in capitals, as UTF-8 as it was; binary messages are thrown away."""
+    address = await start_reactor("uppercase_compiled", monkeypatch, nursery)
+
+    async with connect(f"ws://{address}") as connection:
+        await connection.send(b"no reply")
+        await connection.send("azAZ {`@[ grüße " * 10_000)
+        assert await connection.recv() == "AZAZ {`@[ GRüßE " * 10_000
+    nursery.cancel_scope.cancel()
+
+
+def test_the_compiled_handler_as_plain_python() -> None:
+    """A compiled handler can be called like the function that it was made of."""
+    uppercase = load("uppercase_compiled")["uppercase"]
+    payload = np.frombuffer(bytearray(b"hello"), np.uint8)
+
+    assert uppercase(payload, triows.Opcode.TEXT) is triows.Response.ECHO
+    assert payload.tobytes() == b"HELLO"
+    assert uppercase(payload, triows.Opcode.BINARY) is triows.Response.DISCARD
+
+
+def test_engine_over_socket() -> None:
+    """Peers side by side get every message back; one that breaks the protocol is told so."""
+    command = [sys.executable, EXAMPLES / "engine_over_socket.py", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert select.select([process.stdout], [], [], 60)[0]
+            url = process.stdout.readline().removeprefix("READY ").strip()
+            with connect_sync(url, compression=None) as one, connect_sync(url) as other:
+                for message in ("text", b"\x00\xff", bytes(300_000)):
+                    for connection in (one, other):
+                        connection.send(message)
+                    assert [one.recv(10), other.recv(10)] == [message] * 2
+                one.socket.sendall(b"\xc1\x80\0\0\0\0")
+                with pytest.raises(ConnectionClosedError, match="1002"):
+                    one.recv(10)
+                other.send("still there")
+                assert other.recv(10) == "still there"
+            with connect_sync(url) as connection:
+                connection.send("a descriptor used again")
+                assert connection.recv(10) == "a descriptor used again"
+        finally:
+            process.terminate()
 
 
 async def test_health_check(program, nursery) -> None:

@@ -172,6 +172,8 @@ class EmbeddedEngine(Engine):
         except BaseException:
             self._fail(ProtocolError(CloseCode.INTERNAL_ERROR, "internal error"), now, [])
             raise
+        if response == Response.CLOSE:
+            self.close(CloseCode.NORMAL, "", now)
         self._localise()
         return response == Response.ECHO and self.phase is Phase.OPEN
 
