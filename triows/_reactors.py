@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import socket
+import sys
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from typing import Any, Final
 
@@ -49,8 +50,9 @@ def why_no_reactor() -> str:
     """Say why there is no reactor here; empty if there is."""
     if os.environ.get("TRIOWS_DRIVER") == "stream":
         return "TRIOWS_DRIVER=stream rules the reactor out"
-    if not (hasattr(select, "epoll") and hasattr(os, "eventfd")):
-        return "the reactor needs epoll, which this system does not have"
+    # Others have an epoll too, but no kernels for it are declared there (`triows._kernels`).
+    if sys.platform != "linux" or not (hasattr(select, "epoll") and hasattr(os, "eventfd")):
+        return "the reactor needs the epoll of Linux, which this system does not have"
     return ""
 
 

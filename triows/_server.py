@@ -363,7 +363,7 @@ def check_driver(driver: str) -> None:
         ValueError: there is no such driver, or not yet.
     """
     if driver == "reactor":
-        raise ValueError("the reactor driver does not exist yet: use driver='stream' or 'auto'")
+        raise ValueError("the reactor serves no such handlers yet: use driver='stream' or 'auto'")
     if driver not in {"auto", "stream"}:
         raise ValueError(f"there is no driver {driver!r}: 'auto', 'stream' or 'reactor'")
 

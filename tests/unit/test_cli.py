@@ -282,6 +282,38 @@ def test_what_does_not_exist_is_refused(capsys, args, words) -> None:
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize("driver", [[], ["--driver", "reactor"]])
+def test_the_reactor_ruled_out_is_one_line(capsys, monkeypatch, driver) -> None:
+    """Under TRIOWS_DRIVER=stream the compiled API ends with status 2 and one line."""
+    monkeypatch.setenv("TRIOWS_DRIVER", "stream")
+
+    status, errors = refusal(capsys, "echo", "--api", "compiled", *driver)
+
+    assert (status, errors) == (2, "triows echo: TRIOWS_DRIVER=stream rules the reactor out\n")
+
+
+@pytest.mark.parametrize("threads", ["0", "1", "2"])
+def test_a_compiled_echo(start, threads) -> None:
+    """With --api compiled the reactor echoes, in Trio's thread or others, and ends gracefully."""
+    process = start("echo", "--api", "compiled", "--driver", "reactor", "--threads", threads)
+    url = process.read_line().split()[1]
+
+    with connect(url) as connection:
+        converse(connection)
+        process.signal(signal.SIGTERM)
+        with pytest.raises(Exception, match="1001"):
+            connection.recv(timeout=PROMPTLY)
+    assert process.wait(PROMPTLY) == (0, "", "")
+
+
+def test_the_stream_driver_goes_on_where_the_reactor_is_ruled_out(start, monkeypatch) -> None:
+    """TRIOWS_DRIVER=stream leaves the channel as it is."""
+    monkeypatch.setenv("TRIOWS_DRIVER", "stream")
+
+    with connect(start("echo").read_line().split()[1]) as connection:
+        converse(connection)
+
+
 def test_the_version_is_printed(capsys) -> None:
     """--version prints the name and the version, and ends with status 0."""
     with pytest.raises(SystemExit) as end:

@@ -1,5 +1,6 @@
 """Reactors: listeners, handshakes and loops together, over TCP."""
 
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -156,9 +157,21 @@ def test_a_handler_must_be_compiled():
         triows.Reactor(threads=-1)
 
 
-def test_the_reactor_can_be_ruled_out(monkeypatch):
-    """Under TRIOWS_DRIVER=stream asking for it says so in one line."""
+async def test_the_reactor_can_be_ruled_out(monkeypatch):
+    """Under TRIOWS_DRIVER=stream asking for it says so in one line, and nothing was begun."""
     monkeypatch.setenv("TRIOWS_DRIVER", "stream")
+    line = "^TRIOWS_DRIVER=stream rules the reactor out$"
 
-    with pytest.raises(RuntimeError, match="TRIOWS_DRIVER=stream rules the reactor out"):
+    with pytest.raises(RuntimeError, match=line):
+        triows.Reactor()
+    with pytest.raises(RuntimeError, match=line):
+        async with triows.open_reactor():
+            pytest.fail("there is one")
+
+
+def test_another_systems_epoll_will_not_do(monkeypatch):
+    """Where epoll is there but not Linux's, there is no reactor either."""
+    monkeypatch.setattr(sys, "platform", "sunos5")
+
+    with pytest.raises(RuntimeError, match=r"^the reactor needs the epoll of Linux, .*$"):
         triows.Reactor()
