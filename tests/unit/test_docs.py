@@ -1,6 +1,8 @@
 """The documentation: its snippets are the examples', its commands those that CI runs."""
 
+import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,63 @@ def test_the_reference_lists_every_public_name() -> None:
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
     assert listed == set(triows.__all__)
+
+
+@pytest.fixture
+def figures():
+    """The script that makes the figures of the reactor's page."""
+    return runpy.run_path(str(ROOT / "docs" / "reactor_figures.py"))
+
+
+def test_the_reactors_figures_are_those_of_the_results(figures) -> None:
+    """The page's block is what the script prints, and so comes from the results file."""
+    if not figures["RESULTS"].exists():
+        pytest.skip(f"there is no {figures['RESULTS'].name} to compare the page with")
+    results = json.loads(figures["RESULTS"].read_text())
+
+    blocks = figures["BLOCK"].findall(figures["PAGE"].read_text())
+
+    assert blocks == [figures["render"](results)]
+
+
+def made_up_results(rounds: int, doubts: list[str]) -> dict:
+    """Results of a bench that was never run."""
+    sample = {"cpu_us": 4.321, "rate": 123_456.7, "p50_us": 80.4, "p99_us": 1234.5}
+    row = {"median": sample, "ratio_to_peer": 0.987, "samples": [sample] * rounds, "doubts": doubts}
+    itself = {"shape": "9/8", "peer": "ours'", "servers": {"ours": row, "ours'": row}}
+    table = {"shape": "1/2x3", "peer": "theirs", "servers": {"ours": row, "theirs": row}}
+    return {
+        "command": "python bench.py",
+        "date": "2001-02-03",
+        "commit": "c0ffee",
+        "machine": {"processor": "Z80", "cores": 1, "kernel": "0.1"},
+        "versions": {"python": "3.11"},
+        "a_a": itself,
+        "shapes": [table],
+    }
+
+
+def test_figures_come_with_their_circumstances(figures) -> None:
+    """The block says what ran where, the A/A ratio, and each cost, ratio, rate and latency."""
+    block = figures["render"](made_up_results(5, []))
+
+    assert "`python bench.py`, on 2001-02-03, commit c0ffee" in block
+    assert "Medians of 5 rounds" in block
+    assert "A/A at 9/8, ours to itself: 0.987." in block
+    assert "their ratio to theirs" in block
+    assert "| ours | 4.32 (0.99) |" in block
+    assert "| theirs | 123,457; 80, 1,234 |" in block
+    assert "not a measurement" not in block
+
+
+def test_doubtful_figures_are_marked(figures) -> None:
+    """Rows that the bench doubted have a sign at each cell; so has a page of too few rounds."""
+    block = figures["render"](made_up_results(4, ["not saturated", "not outrun"]))
+
+    assert "| ours | 4.32 (0.99) ¹² |" in block
+    assert "| theirs | 123,457; 80, 1,234 ¹² |" in block
+    assert "A/A at 9/8, ours to itself: 0.987 ¹²." in block
+    assert "Fewer than 5 rounds: a trial of the bench, not a measurement" in block
 
 
 def test_each_threat_has_the_tests_that_it_claims() -> None:

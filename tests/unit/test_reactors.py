@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import trio
+from numba.core.errors import NumbaError
 from websockets.exceptions import ConnectionClosedOK, InvalidStatus
 from websockets.trio.client import connect
 
 import triows
 from triows import Response
+from triows._kernels._registry import JIT
 
 
 def count_descriptors():
@@ -147,6 +149,26 @@ async def test_one_connection_too_many_is_refused():
                 with pytest.raises(InvalidStatus, match="503"):
                     async with connect(f"ws://{host}:{port}"):
                         pass
+
+
+@pytest.mark.skipif(not JIT, reason="interpreted, nothing is compiled")
+async def test_a_handler_that_does_not_compile_ends_the_run():
+    """What comes out is numba's own error, unwrapped, before anything is accepted."""
+
+    @triows.compiled
+    def forgetful(payload, opcode):
+        """Answer binary messages only."""
+        return Response.ECHO if opcode == 2 else None
+
+    reactor = triows.Reactor(forgetful)
+    with trio.fail_after(20), pytest.raises(NumbaError):
+        await reactor.run_echo()
+    with trio.fail_after(20), pytest.raises(NumbaError):
+        async with triows.open_reactor(forgetful):
+            pytest.fail("it runs")
+
+    assert reactor.statistics().accepted == 0
+    assert reactor.addresses == []
 
 
 def test_a_handler_must_be_compiled():
