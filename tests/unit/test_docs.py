@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import triows
+from triows._kernels import slots as s
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -66,6 +67,14 @@ def test_the_reference_lists_every_public_name() -> None:
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
     assert listed == set(triows.__all__)
+
+
+def test_the_reactors_page_has_the_sizes_of_the_code() -> None:
+    """What the page says of the loop's memory is what the loop has."""
+    page = (ROOT / "docs/explanation/reactor.md").read_text()
+
+    assert f"| {s.HEADROOM} + {s.RECEIVE_SIZE:,} + {s.TAILROOM} octets | the loop |" in page
+    assert f"| a slot | {8 * s.SLOT_SIZE} octets |" in page
 
 
 @pytest.fixture
