@@ -259,7 +259,7 @@ def test_a_certificate_that_is_none_is_one_line(capsys, tmp_path) -> None:
     ("args", "words"),
     [
         (["echo", "--driver", "reactor"], "--driver reactor: not yet"),
-        (["echo", "--api", "callback"], "--api callback: not yet"),
+        (["echo", "--api", "callback", "--driver", "stream"], "--api callback: not with --driver"),
         (["echo", "--api", "compiled", "--driver", "stream"], "--api compiled: not with --driver"),
         (["echo", "--api", "compiled", "--certfile", "x"], "--api compiled: not with TLS"),
         (["echo", "--api", "batch"], "--api batch: not yet"),
@@ -282,20 +282,29 @@ def test_what_does_not_exist_is_refused(capsys, args, words) -> None:
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize("api", ["compiled", "callback"])
 @pytest.mark.parametrize("driver", [[], ["--driver", "reactor"]])
-def test_the_reactor_ruled_out_is_one_line(capsys, monkeypatch, driver) -> None:
-    """Under TRIOWS_DRIVER=stream the compiled API ends with status 2 and one line."""
+def test_the_reactor_ruled_out_is_one_line(capsys, monkeypatch, api, driver) -> None:
+    """Under TRIOWS_DRIVER=stream the reactor's APIs end with status 2 and one line."""
     monkeypatch.setenv("TRIOWS_DRIVER", "stream")
 
-    status, errors = refusal(capsys, "echo", "--api", "compiled", *driver)
+    status, errors = refusal(capsys, "echo", "--api", api, *driver)
 
     assert (status, errors) == (2, "triows echo: TRIOWS_DRIVER=stream rules the reactor out\n")
 
 
-@pytest.mark.parametrize("threads", ["0", "1", "2"])
-def test_a_compiled_echo(start, threads) -> None:
-    """With --api compiled the reactor echoes, in Trio's thread or others, and ends gracefully."""
-    process = start("echo", "--api", "compiled", "--driver", "reactor", "--threads", threads)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["compiled"],
+        ["compiled", "--threads", "0", "--driver", "reactor"],
+        ["compiled", "--threads", "2"],
+        ["callback"],
+    ],
+)
+def test_the_reactor_echoes(start, options) -> None:
+    """The reactor's APIs echo, in Trio's thread or others, and end gracefully."""
+    process = start("echo", "--api", *options)
     url = process.read_line().split()[1]
 
     with connect(url) as connection:

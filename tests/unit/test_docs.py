@@ -70,11 +70,13 @@ def test_the_reference_lists_every_public_name() -> None:
 
 
 def test_the_reactors_page_has_the_sizes_of_the_code() -> None:
-    """What the page says of the loop's memory is what the loop has."""
+    """What the page and the essay say of the loop's memory is what the loop has."""
     page = (ROOT / "docs/explanation/reactor.md").read_text()
+    essay = " ".join(triows._reactor.__doc__.split())
 
     assert f"| {s.HEADROOM} + {s.RECEIVE_SIZE:,} + {s.TAILROOM} octets | the loop |" in page
     assert f"| a slot | {8 * s.SLOT_SIZE} octets |" in page
+    assert f"is a row of {8 * s.SLOT_SIZE} octets" in essay
 
 
 @pytest.fixture
