@@ -25,8 +25,17 @@ from triows._errors import (
 )
 from triows._kernels import warm_up
 from triows._options import KeepAlive, Limits
-from triows._reactor import CompiledHandler, LoopStatistics, compiled
+from triows._reactor import (
+    CompiledHandler,
+    Connection,
+    Handler,
+    LoopStatistics,
+    SessionId,
+    compiled,
+    handler_fn,
+)
 from triows._reactors import Reactor, ReactorStatistics, open_reactor
+from triows._sender import Sender
 from triows._server import Server, ServerStatistics, serve, serve_listeners
 from triows._spec import CloseCode, Opcode
 from triows._version import __version__
@@ -38,8 +47,10 @@ __all__ = [
     "CloseCode",
     "CloseReason",
     "CompiledHandler",
+    "Connection",
     "ConnectionBroken",
     "HTTPResponse",
+    "Handler",
     "HandshakeError",
     "HandshakeRejected",
     "Header",
@@ -57,14 +68,17 @@ __all__ = [
     "ReactorStatistics",
     "Request",
     "Response",
+    "Sender",
     "Server",
     "ServerEngine",
     "ServerStatistics",
+    "SessionId",
     "TriowsError",
     "WebSocket",
     "WebSocketStatistics",
     "__version__",
     "compiled",
+    "handler_fn",
     "open_reactor",
     "open_websocket",
     "parse_header",

@@ -1,6 +1,7 @@
 """The log of what goes wrong on our side, at a rate that no peer can drive up."""
 
 import logging
+from collections.abc import Callable
 
 import trio
 
@@ -19,14 +20,15 @@ class FaultLog:
     Peers cannot write here: what they send appears escaped, if at all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = trio.current_time) -> None:
+        self._clock = clock
         self._allowance = float(BURST)
         self._last = -float("inf")
         self._suppressed = 0
 
     def report(self, what: str, error: BaseException) -> None:
         """Log *what* with the traceback of *error*, if the rate allows."""
-        now = trio.current_time()
+        now = self._clock()
         self._allowance = min(BURST, self._allowance + (now - self._last) * RATE)
         self._last = now
         if self._allowance < 1:

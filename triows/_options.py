@@ -49,6 +49,9 @@ class Limits:
     to it ends the connection instead: one that cannot keep up (1013, told to no one but
     ``on_close``, since a peer that does not read hears nothing)."""
 
+    sender_octets: int = attrs.field(default=2**22, validator=ge(1))
+    """Octets that a reactor's loop has not taken from its senders yet at which they wait."""
+
     max_connections: int = attrs.field(default=65_536, validator=ge(1))
     """Connections that a server holds at once; further ones are answered with 503."""
 

@@ -5,19 +5,24 @@ Trio accepts and shakes hands; from the 101 on a socket belongs to a loop. See
 """
 
 import contextlib
+import enum
 import errno
 import logging
 import os
 import select
 import socket
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
 import trio
 
-from triows._engine import ServerHandshake, check_subprotocols
+from triows._adoption import Adoptable, adopt, peer_of
+from triows._engine import Request, ServerHandshake, check_subprotocols
 from triows._faultlog import FaultLog
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening
@@ -26,13 +31,17 @@ from triows._reactor import (
     NO_LOOP,
     CallbackLoop,
     CompiledHandler,
+    CourierDriver,
     Driver,
     Handler,
     InlineDriver,
     Loop,
     LoopStatistics,
+    Outbox,
+    SessionId,
     ThreadDriver,
 )
+from triows._sender import Sender
 from triows._warmup import warm_up_in_thread
 
 logger = logging.getLogger("triows")
@@ -56,6 +65,15 @@ def why_no_reactor() -> str:
     return ""
 
 
+class Stage(enum.Enum):
+    """How far a reactor has come."""
+
+    NEW = enum.auto()
+    RUNNING = enum.auto()
+    BY_HAND = enum.auto()
+    OVER = enum.auto()
+
+
 @attrs.frozen(kw_only=True)
 class ReactorStatistics:
     """A snapshot of a reactor."""
@@ -75,24 +93,29 @@ class ReactorStatistics:
 
 
 class Reactor:
-    """Serves WebSockets with a compiled handler.
+    """Serves WebSockets with a handler that is called for each message; runs once.
 
     Args:
-        handler: made by `compiled`; None echoes.
-        threads: loops, each in a thread of its own; 0 for one in Trio's own thread, which
-            costs more per message where there are few connections.
+        handler: a `Handler`, or a function made by `compiled`; None echoes.
+        compiled: a function that is asked first, and hands those messages to *handler*
+            that it answers with `Response.DELIVER`.
+        threads: loops, each in a thread of its own; 0 for one in Trio's own thread. By
+            default 0 for a `Handler`, which is called there in any case, and 1 without.
         on_request, origins, subprotocols, limits, keepalive, shutdown_grace: as in `serve`.
+        debug: show when a payload is used after its callback: what was kept of it is
+            overwritten. Costs a copy of each.
 
     Raises:
-        TypeError: *handler* is not compiled.
+        TypeError: *handler* is neither, or *compiled* is not compiled.
         ValueError: *threads* is negative.
         RuntimeError: there is no epoll here, or ``TRIOWS_DRIVER=stream`` rules it out.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         handler: Handler | CompiledHandler | None = None,
         *,
+        compiled: CompiledHandler | None = None,
         threads: int | None = None,
         on_request: OnRequest | None = None,
         origins: Collection[str | None] | None = None,
@@ -100,18 +123,25 @@ class Reactor:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
         shutdown_grace: float = 5.0,
+        debug: bool = False,
     ) -> None:
-        if handler is not None and not isinstance(handler, Handler | CompiledHandler):
+        if compiled is None and isinstance(handler, CompiledHandler):
+            handler, compiled = None, handler
+        if handler is not None and not isinstance(handler, Handler):
             raise TypeError(
                 f"the handler must be a triows.Handler or made by triows.compiled, not {handler!r}"
             )
+        if compiled is not None and not isinstance(compiled, CompiledHandler):
+            raise TypeError(f"compiled must be made by triows.compiled, not be {compiled!r}")
         if why_no_reactor():
             raise RuntimeError(why_no_reactor())
         if threads is None:
-            threads = 0 if isinstance(handler, Handler) else 1
+            threads = 1 if handler is None else 0
         if threads < 0:
             raise ValueError(f"threads is {threads}, not 0 or more")
         self._handler = handler
+        self._compiled = compiled
+        self._is_debugging = debug
         self._threads = threads
         self._on_request = on_request
         self._origins = origins
@@ -123,7 +153,13 @@ class Reactor:
         self._drivers: list[Driver] = []
         self._nursery: trio.Nursery | None = None
         self._sockets: list[socket.socket] = []
+        self._outboxes = [Outbox(limits.sender_octets) for _ in range(max(1, threads))]
+        self._arrivals: list[tuple[socket.socket, bytes, Request | None, int]] = []
+        self._stage = Stage.NEW
+        self._is_starting = False
+        self._lock = threading.Lock()
         self._uses = 0
+        self._token: trio.lowlevel.TrioToken | None = None
         self._is_idle = trio.Event()
         self._accepted = self._refused = self._handshakes = self._sessions = 0
 
@@ -182,10 +218,67 @@ class Reactor:
                 self._start_accepting(listening)
         return [one.getsockname() for one in opened]
 
+    def add_session(self, sock: Adoptable, *, request: Request | None = None) -> SessionId:
+        """Adopt a socket on which the opening handshake is over (RFC 6455 §4.2.2).
+
+        Args:
+            sock: a connected TCP or Unix stream socket, the server's side of a WebSocket
+                without extensions, with no octets sent or received since the 101; or what
+                Trio wraps around one. The reactor's from now on: the object given is
+                detached.
+            request: for `Connection.request`.
+
+        Returns:
+            The connection's id. Before `run` it is adopted as soon as that runs.
+
+        Raises:
+            TypeError: *sock* is something else, a TLS stream for instance.
+            ValueError: it is not connected, or not a stream.
+            RuntimeError: the reactor is full (``Limits.max_connections``), or has ended.
+
+        After an error the socket is as it was.
+        """
+        return self.add_session_with_prefix(sock, b"", request=request)
+
+    def add_session_with_prefix(
+        self, sock: Adoptable, prefix: bytes, *, request: Request | None = None
+    ) -> SessionId:
+        """Adopt a socket together with octets that were received behind the request.
+
+        Args:
+            sock: as in `add_session`.
+            request: as in `add_session`.
+            prefix: of any size; served before anything else is received.
+
+        Returns and raises as `add_session` does.
+        """
+        if self._stage is Stage.OVER:
+            raise RuntimeError("this reactor has ended")
+        taken = len(self._arrivals) + self._handshakes + self._count_connections()
+        if taken >= self._limits.max_connections:
+            raise RuntimeError(f"the reactor is full: it has {taken} connections")
+        adopted = adopt(sock)
+        session = self._number()
+        if self._stage is Stage.NEW:
+            self._arrivals.append((adopted, prefix, request, session))
+        else:
+            self._admit(adopted, prefix, request, session)
+        return session
+
+    def sender(self) -> Sender:
+        """Make a `Sender`, which keeps `run` from ending until it is closed.
+
+        Raises:
+            RuntimeError: the reactor has ended.
+        """
+        if self._stage is Stage.OVER:
+            raise RuntimeError("this reactor has ended")
+        return Sender(self)
+
     async def run(
         self, *, task_status: trio.TaskStatus["Reactor"] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve until there is neither a listener nor a connection.
+        """Serve until there is no listener, no connection and no open `Sender`.
 
         Kernels and the handler are compiled, or loaded, before anything is accepted.
 
@@ -193,34 +286,37 @@ class Reactor:
             task_status: ``started`` gets the reactor once it serves.
 
         Raises:
-            RuntimeError: it runs already.
+            RuntimeError: it ran before.
             OSError: epoll failed.
 
         Cancelling stops accepting, answers handshakes under way with 503, closes every
         connection with 1001 and waits for the peers up to ``shutdown_grace``.
         """
-        if self._nursery is not None:
-            raise RuntimeError("this reactor runs already")
+        self._start()
         try:
             await warm_up_in_thread()
             address = 0
-            if isinstance(self._handler, CompiledHandler):
-                address = await trio.to_thread.run_sync(self._handler.resolve)
+            if self._compiled is not None:
+                address = await trio.to_thread.run_sync(self._compiled.resolve)
+            self._token = trio.lowlevel.current_trio_token()
             self._drivers = self._make_drivers(address)
             async with unwrapped_nursery() as self._nursery:
                 for driver in self._drivers:
                     self._nursery.start_soon(driver.run)
                 for listening in self._sockets:
                     self._start_accepting(listening)
+                self._stage = Stage.RUNNING
+                self._admit_arrivals()
                 task_status.started(self)
-                await self._wait_until_idle()
+                self._look()
+                await self._is_idle.wait()
+                self._stage = Stage.OVER
                 for driver in self._drivers:
                     driver.finish()
         finally:
+            self._stage = Stage.OVER
             self._nursery = None
-            for listening in self._sockets:
-                listening.close()
-            self._sockets.clear()
+            self._drop_everything()
 
     async def run_echo(
         self,
@@ -236,44 +332,166 @@ class Reactor:
         await self.listen(port, host=host)
         await self.run(task_status=task_status)
 
-    @contextlib.contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """Keep `run` from ending, for the block."""
-        self._uses += 1
-        try:
-            yield
-        finally:
-            self._stop_using()
+    def run_once(self, timeout: float) -> bool:
+        """Serve what is ready, outside Trio: one tick of someone else's loop.
 
-    def _stop_using(self) -> None:
-        self._uses -= 1
-        if not self._uses:
+        Sessions are adopted, messages handled, sends sent, deadlines kept. For that the
+        loop is called at least a few times a second; between the calls `fileno` is readable
+        when there is something to do. `close` ends it. The first call compiles what has not
+        been.
+
+        Args:
+            timeout: seconds to wait for something to do; 0 not to wait.
+
+        Returns:
+            Whether there is a connection or an open `Sender`.
+
+        Raises:
+            RuntimeError: `run` drives this reactor, or did, or it has threads.
+            OSError: epoll failed.
+        """
+        self._start_by_hand()
+        self._drivers[0].turn(timeout)
+        return bool(self._uses) or not self._drivers[0].is_empty
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for between calls of `run_once`; errors as there."""
+        self._start_by_hand()
+        return self._drivers[0].fileno()
+
+    def close(self) -> None:
+        """End what `run_once` has served: peers are told 1001, and dropped; harmless twice."""
+        if self._stage is Stage.BY_HAND:
+            self._stage = Stage.OVER
+            self._drivers[0].close()
+        if self._stage is Stage.NEW:
+            self._stage = Stage.OVER
+        if self._stage is Stage.OVER:
+            self._drop_everything()
+
+    def _start(self) -> None:
+        if self._stage is not Stage.NEW or self._is_starting:
+            raise RuntimeError("a reactor runs once")
+        self._is_starting = True
+
+    def _start_by_hand(self) -> None:
+        if self._stage is Stage.BY_HAND:
+            return
+        if self._threads:
+            raise RuntimeError("run_once is for a reactor without threads: give it threads=0")
+        self._start()
+        self._faults = FaultLog(time.monotonic)
+        address = self._compiled.resolve() if self._compiled is not None else 0
+        self._drivers = [Driver(self._make_loop(address), self._grace, self._outboxes[0])]
+        self._stage = Stage.BY_HAND
+        self._admit_arrivals()
+
+    def _drop_everything(self) -> None:
+        for outbox in self._outboxes:
+            outbox.close()
+        for arrival, *_ in self._arrivals:
+            arrival.close()
+        self._arrivals.clear()
+        for listening in self._sockets:
+            listening.close()
+        self._sockets.clear()
+
+    # What keeps it from ending.
+
+    def hold(self) -> Callable[[], None]:
+        """Keep `run` from ending, until what is returned is called, by any thread."""
+        with self._lock:
+            self._uses += 1
+        return self._let_go
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._uses -= 1
+            is_last = not self._uses
+        if is_last and self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._look)
+
+    def _look(self) -> None:
+        """End if nothing keeps it, or have the loops that do say when they are empty."""
+        if self._uses or self._stage is not Stage.RUNNING:
+            return
+        busy = [driver for driver in self._drivers if not driver.is_empty]
+        if not busy:
             self._is_idle.set()
+        for driver in busy:
+            driver.watch(self._look_soon)
 
-    async def _wait_until_idle(self) -> None:
-        while self._uses:
-            self._is_idle = trio.Event()
-            await self._is_idle.wait()
+    def _look_soon(self) -> None:
+        """Look in Trio's thread: for any."""
+        assert self._token is not None
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._look)
 
-    def _make_drivers(self, handler: int) -> list[Driver]:
-        kind = ThreadDriver if self._threads else InlineDriver
-        return [kind(self._make_loop(handler), self._grace) for _ in range(max(1, self._threads))]
+    # Loops.
+
+    def outbox_of(self, session: int) -> Outbox:
+        """Return the outbox of the loop that serves a session."""
+        return self._outboxes[session % len(self._outboxes)]
+
+    def _number(self) -> SessionId:
+        """Number a session of the loop that has the fewest; modulo their count, it says which."""
+        index = 0
+        if self._drivers:
+            index = min(range(len(self._drivers)), key=lambda one: self._drivers[one].connections)
+        self._sessions += 1
+        return SessionId(self._sessions * len(self._outboxes) + index)
+
+    def _admit(
+        self, adopted: socket.socket, prefix: bytes, request: Request | None, session: int
+    ) -> None:
+        remote = request.remote if request is not None else peer_of(adopted)
+        driver = self._drivers[session % len(self._drivers)]
+        driver.add(adopted.detach(), prefix, request, remote, session)
+        self._look()
+
+    def _admit_arrivals(self) -> None:
+        arrivals, self._arrivals = self._arrivals, []
+        for arrival in arrivals:
+            self._admit(*arrival)
+
+    def _count_connections(self) -> int:
+        return sum(one.connections for one in self._drivers)
+
+    def _make_drivers(self, compiled: int) -> list[Driver]:
+        return [self._make_driver(compiled, outbox) for outbox in self._outboxes]
+
+    def _make_driver(self, compiled: int, outbox: Outbox) -> Driver:
+        if not self._threads:
+            return InlineDriver(self._make_loop(compiled), self._grace, outbox)
+        if self._handler is None:
+            return ThreadDriver(self._make_loop(compiled), self._grace, outbox)
+        make_loop = partial(self._make_callback_loop, compiled=compiled)
+        return CourierDriver(make_loop, self._handler, self._faults.report, self._grace, outbox)
 
     def _make_loop(self, compiled: int) -> Loop:
-        if isinstance(self._handler, Handler):
-            return CallbackLoop(
-                self._handler, self._limits, self._keepalive, self._faults.report, compiled=compiled
-            )
+        if self._handler is not None:
+            return self._make_callback_loop(self._handler, compiled)
         return Loop(compiled, self._limits, self._keepalive)
+
+    def _make_callback_loop(self, handler: Handler, compiled: int) -> CallbackLoop:
+        return CallbackLoop(
+            handler,
+            self._limits,
+            self._keepalive,
+            self._faults.report,
+            compiled=compiled,
+            debug=self._is_debugging,
+        )
 
     # Accepting.
 
     def _start_accepting(self, listening: socket.socket) -> None:
         assert self._nursery is not None
-        self._uses += 1  # now, not when the task runs: `run` may look before that
-        self._nursery.start_soon(self._accept, listening)
+        let_go = self.hold()  # now, not when the task runs: `run` may look before that
+        self._nursery.start_soon(self._accept, listening, let_go)
 
-    async def _accept(self, listening: socket.socket) -> None:
+    async def _accept(self, listening: socket.socket, let_go: Callable[[], None]) -> None:
         """Accept in batches until cancelled; the machine's troubles are waited out."""
         try:
             while True:
@@ -291,7 +509,7 @@ class Reactor:
                         break
                     self._start_opening(connection)
         finally:
-            self._stop_using()
+            let_go()
 
     def _start_opening(self, connection: socket.socket) -> None:
         assert self._nursery is not None
@@ -304,32 +522,27 @@ class Reactor:
 
     async def _open(self, stream: trio.SocketStream) -> None:
         """Shake hands and give the socket to a loop; raises only what is no Exception."""
-        with self._in_use():
-            try:
-                handshake = await self._shake_hands(stream)
-                if handshake is not None:
-                    driver = min(self._drivers, key=lambda one: one.connections)
-                    request = handshake.request
-                    assert request is not None
-                    descriptor = stream.socket.detach()
-                    self._sessions += 1
-                    driver.add(
-                        descriptor, handshake.leftover, request, request.remote, self._sessions
-                    )
-            except Exception as error:  # noqa: BLE001 - no connection may take the reactor down
-                self._faults.report("a connection failed", error)
-            finally:
-                await trio.aclose_forcefully(stream)
+        let_go = self.hold()
+        try:
+            handshake = await self._shake_hands(stream)
+            if handshake is not None:
+                accepted = socket.socket(fileno=stream.socket.detach())
+                self._admit(accepted, handshake.leftover, handshake.request, self._number())
+        except Exception as error:  # noqa: BLE001 - no connection may take the reactor down
+            self._faults.report("a connection failed", error)
+        finally:
+            let_go()
+            await trio.aclose_forcefully(stream)
 
     async def _shake_hands(self, stream: trio.SocketStream) -> ServerHandshake | None:
         """Shake hands within the deadline; returns None where that led to no WebSocket."""
         handshake = ServerHandshake(
-            self._limits, self._subprotocols, self._origins, remote=_peer(stream)
+            self._limits, self._subprotocols, self._origins, remote=peer_of(stream)
         )
         opening = ServerOpening(stream, handshake, self._on_request, self._faults)
         self._handshakes += 1
         try:
-            taken = self._handshakes + sum(one.connections for one in self._drivers)
+            taken = self._handshakes + self._count_connections()
             is_open, is_refused = await opening.run(
                 self._limits.handshake_timeout, is_full=taken > self._limits.max_connections
             )
@@ -351,16 +564,10 @@ async def open_reactor(
     """
     reactor = Reactor(handler, **settings)
     async with unwrapped_nursery() as nursery:
-        with reactor._in_use():  # noqa: SLF001 - of this module
+        let_go = reactor.hold()
+        try:
             await nursery.start(reactor.run)
-            try:
-                yield reactor
-            finally:
-                nursery.cancel_scope.cancel()
-
-
-def _peer(stream: trio.SocketStream) -> Any:
-    try:
-        return stream.socket.getpeername()
-    except OSError:
-        return None
+            yield reactor
+        finally:
+            nursery.cancel_scope.cancel()
+            let_go()

@@ -628,7 +628,7 @@ def test_turns_end_with_the_last_connection(start):
     """A loop that is to leave when it is empty does not wait for anything else."""
     pair = start()
     client = pair.connect()
-    pair.loop.leave_when_empty()
+    pair.loop.leave_when_empty(True)
     client.close()
 
     pair.loop.take_turns(10)

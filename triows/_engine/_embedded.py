@@ -38,6 +38,8 @@ class Response(enum.IntEnum):
     """Send it back, with whatever the handler changed in it."""
     CLOSE = 2
     """Close the connection with 1000 (RFC 6455 §7.1.2)."""
+    DELIVER = 3
+    """Of a reactor's compiled handler: hand it to the handler in Python."""
 
 
 Handler: TypeAlias = Callable[[memoryview, int], Response]

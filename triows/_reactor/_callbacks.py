@@ -23,7 +23,6 @@ the peer's Close, in order with its messages, or else with the slot's end.
 
 # ruff: noqa: SLF001 - a connection's private parts are this module's
 
-import contextlib
 import ctypes
 import math
 import time
@@ -41,12 +40,14 @@ from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
 from triows._reactor._handlers import CLOSED, CLOSING, OPEN, Connection, Handler
 from triows._reactor._loop import BUDGET, LAST, Loop, Octets
-from triows._spec import CloseCode
+from triows._spec import CloseCode, Opcode
 
 LOOK_EVERY: Final = 32
 """Callbacks between looks at the clock."""
 
 _POISON: Final = 0xDB
+
+NO_ECHO: Final = "echo() is for on_frame, of the connection whose message it is"
 
 Report = Callable[[str, BaseException], None]
 
@@ -105,7 +106,7 @@ class CallbackLoop(Loop):
     def echo(self, conn: Connection) -> None:
         """See `Connection.echo`."""
         if self._current is not conn:
-            raise RuntimeError("echo() is for on_frame, of the connection whose message it is")
+            raise RuntimeError(NO_ECHO)
         self._answer = kernels.ECHO
 
     def send(self, conn: Connection, payload: Octets, opcode: int) -> None:
@@ -117,8 +118,14 @@ class CallbackLoop(Loop):
 
     def buffered(self, conn: Connection) -> int:
         """See `Connection.buffered`."""
-        row = self._slots[conn._slot]
-        return int(row[s.QUEUE_SIZE]) if row[s.SESSION] == conn._id else 0
+        return self.queued(conn._slot, conn._id)
+
+    def _send_to_slot(self, slot: int, session: int, payload: Octets, opcode: int) -> None:
+        conn = self._connections[slot]
+        if conn is not None and conn._id == session:
+            self.send(conn, payload, opcode)
+            if opcode == Opcode.CLOSE:
+                conn._phase = max(conn._phase, CLOSING)
 
     # Driving.
 
@@ -148,10 +155,10 @@ class CallbackLoop(Loop):
         while self._newcomers:
             conn, leftover = self._newcomers.popleft()
             try:
-                _call_one(self._handler.on_open, conn)
+                call_handler(self._handler.on_open, conn)
             except Exception as error:  # noqa: BLE001 - as in _call_back
                 self._report("on_open failed", error)
-                conn.close(*_HANDLER_FAILED)
+                conn.close(*HANDLER_FAILED)
             for _ in self._feed(conn._slot, leftover):
                 self._take_rows()
                 self._call_back(math.inf)
@@ -189,7 +196,7 @@ class CallbackLoop(Loop):
                 self._greet()
 
     def settle(self) -> None:
-        """Send what callbacks have led to: to be called before anything is waited for."""
+        """See `Loop.settle`; calls the ``on_close`` that come of it."""
         if self._sends or self._words[s.ROW_COUNT]:
             with self._turning():
                 self._replay()
@@ -217,15 +224,6 @@ class CallbackLoop(Loop):
             super().close()
             self._reap()
             self._clear_sends()
-
-    @contextlib.contextmanager
-    def _turning(self) -> Iterator[None]:
-        assert not self._is_turning, "a callback may not drive its loop"
-        self._is_turning = True
-        try:
-            yield
-        finally:
-            self._is_turning = False
 
     def _finish_batch(self) -> None:
         with self._turning():
@@ -325,7 +323,7 @@ class CallbackLoop(Loop):
         conn._phase = CLOSED
         self._current = None
         try:
-            _call(self._handler.on_close, conn, code, reason)
+            call_handler(self._handler.on_close, conn, code, reason)
         except Exception as error:  # noqa: BLE001 - the connection has ended anyway
             self._report("on_close failed", error)
 
@@ -371,7 +369,7 @@ _free.argtypes = [ctypes.c_void_p]
 _free.restype = None
 
 _BROKEN: Final = (int(CloseCode.ABNORMAL), "")
-_HANDLER_FAILED: Final = kernels.ENDINGS[kernels.HANDLER_FAILED]
+HANDLER_FAILED: Final = kernels.ENDINGS[kernels.HANDLER_FAILED]
 _END_OF: Final = {
     code: (int(close_code), reason)
     for code, (close_code, reason) in kernels.ENDINGS.items()
@@ -381,10 +379,11 @@ _END_OF: Final = {
 
 
 @trio.lowlevel.disable_ki_protection
-def _call(function: Callable[..., None], first: Any, second: Any, third: Any) -> None:
-    function(first, second, third)
+def call_handler(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a user's function where Ctrl-C may strike."""
+    function(*arguments)
 
 
 @trio.lowlevel.disable_ki_protection
-def _call_one(function: Callable[..., None], first: Any) -> None:
-    function(first)
+def _call(function: Callable[..., None], first: Any, second: Any, third: Any) -> None:
+    function(first, second, third)  # as `call_handler`, faster

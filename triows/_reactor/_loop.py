@@ -4,13 +4,14 @@ Every method but `wake` and `statistics` belongs to the one thread that drives t
 loop. It knows neither Trio nor how a socket came to be open.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
 import select
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -316,7 +317,32 @@ class Loop:
         if slot is None:
             self._words[s.DROPPED] += 1
         else:
-            self._note_send(slot, session, payload, opcode)
+            self._send_to_slot(slot, session, payload, opcode)
+
+    def send_all(self, items: Iterable[tuple[int, Octets, int]]) -> None:
+        """Send each item's payload to its session, as `send_to`, now."""
+        with self._turning():
+            for item in items:
+                self.send_to(*item)
+        self.settle()
+
+    def queued(self, slot: int, session: int) -> int:
+        """Return the octets that wait for a session's peer; for any thread."""
+        row = self._slots[slot]
+        return int(row[s.QUEUE_SIZE]) if row[s.SESSION] == session else 0
+
+    @contextlib.contextmanager
+    def _turning(self) -> Iterator[None]:
+        """Make no wake-up of what is sent in the block: who drives the loop is here."""
+        assert not self._is_turning, "a callback may not drive its loop"
+        self._is_turning = True
+        try:
+            yield
+        finally:
+            self._is_turning = False
+
+    def _send_to_slot(self, slot: int, session: int, payload: Octets, opcode: int) -> None:
+        self._note_send(slot, session, payload, opcode)
 
     def _note_send(self, slot: int, session: int, payload: Octets, opcode: int) -> None:
         """Append to the sends and the arena; the kernel looks whether the slot is the session's."""
@@ -362,9 +388,9 @@ class Loop:
         if self._sends:
             self._replay()
 
-    def leave_when_empty(self) -> None:
-        """Let `take_turns` return as soon as there is no connection."""
-        self._registers[s.LEAVES_EMPTY] = 1
+    def leave_when_empty(self, leaves: bool) -> None:  # noqa: FBT001 - a setting
+        """Let `take_turns` return as soon as there is no connection, or not."""
+        self._registers[s.LEAVES_EMPTY] = leaves
 
     def say_goodbye(self) -> None:
         """Start the closing handshake on every open connection, with 1001."""

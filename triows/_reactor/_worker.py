@@ -20,6 +20,7 @@ import trio
 from triows._engine import Request
 from triows._nursery import unwrapped_nursery
 from triows._reactor._loop import BUDGET, SWEEP_INTERVAL, Loop, LoopStatistics
+from triows._reactor._outbox import Outbox
 
 
 class Driver:
@@ -28,16 +29,21 @@ class Driver:
     Args:
         loop: driven by no one else; closed in the end.
         grace: seconds that peers have for the closing handshake once it is cancelled.
+        outbox: what it sends from; closed in the end.
     """
 
-    def __init__(self, loop: Loop, grace: float) -> None:
+    def __init__(self, loop: Loop, grace: float, outbox: Outbox) -> None:
         self._loop = loop
         self._grace = grace
+        self._outbox = outbox
         self._deadline = math.inf
         self._is_finishing = False
         self._calls: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._is_over = False
+        self._is_watching = False
+        self._on_empty: Callable[[], None] | None = None
+        outbox.attach(self._wake)
 
     @property
     def connections(self) -> int:
@@ -51,8 +57,18 @@ class Driver:
         if not self._post(partial(self._add, descriptor, leftover, request, remote, session)):
             os.close(descriptor)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no connection, and nothing to do."""
+        return not (self._loop.connections or self._calls or self._outbox)
+
+    def watch(self, on_empty: Callable[[], None]) -> None:
+        """Have *on_empty* called, in the loop's thread, as soon as `is_empty`; once."""
+        self._on_empty = on_empty
+        self._post(self._watch)
+
     def finish(self) -> None:
-        """Let `run` end as soon as there is no connection."""
+        """Let `run` end as soon as `is_empty`."""
         self._post(self._finish)
 
     def statistics(self) -> LoopStatistics:
@@ -67,19 +83,47 @@ class Driver:
         """
         raise NotImplementedError
 
+    def turn(self, timeout: float) -> None:
+        """Serve what is ready, waiting for something so many seconds; in place of `run`."""
+        self._take_calls()
+        until = time.monotonic() + timeout
+        while True:
+            left = 0.0 if self._loop.has_events else max(0.0, until - time.monotonic())
+            served = self._loop.take_turns(min(left, SWEEP_INTERVAL), 1)
+            self._take_calls()
+            if served or left == 0:
+                return
+
+    def fileno(self) -> int:
+        """Return the loop's descriptor."""
+        return self._loop.fileno()
+
+    def close(self) -> None:
+        """Say goodbye and end, in place of `run`'s cancellation, without any grace."""
+        self._stop()
+        self._end()
+
     def _post(self, call: Callable[[], None]) -> bool:
         with self._lock:
             if self._is_over:
                 return False
             self._calls.append(call)
-        self._loop.wake()
+            self._loop.wake()  # under the lock: else the loop may close in between
         return True
+
+    def _wake(self) -> None:
+        with self._lock:
+            if not self._is_over:
+                self._loop.wake()
 
     # For whatever drives the loop.
 
     def _take_calls(self) -> None:
         while self._calls:
             self._calls.popleft()()
+        if self._outbox:
+            self._loop.send_all(self._outbox.take())
+        self._loop.settle()
 
     def _add(self, descriptor: int, *rest: Any) -> None:
         if self._deadline < math.inf:
@@ -88,9 +132,21 @@ class Driver:
         with contextlib.suppress(OSError):  # closed: for its peer, it was the one too many
             self._loop.add(descriptor, *rest)
 
+    def _watch(self) -> None:
+        self._is_watching = True
+        self._loop.leave_when_empty(True)
+
+    def _look(self) -> None:
+        """Tell who watches for it that there is no connection."""
+        if self._is_watching and self.is_empty:
+            self._is_watching = False
+            self._loop.leave_when_empty(self._is_finishing)
+            if self._on_empty is not None:
+                self._on_empty()
+
     def _finish(self) -> None:
         self._is_finishing = True
-        self._loop.leave_when_empty()
+        self._loop.leave_when_empty(True)
 
     def _stop(self) -> None:
         """Start to end in order."""
@@ -98,9 +154,9 @@ class Driver:
         self._finish()
         self._loop.say_goodbye()
 
-    @property
-    def _has_work(self) -> bool:
-        if self._is_finishing and not self._loop.connections and not self._calls:
+    def _goes_on(self) -> bool:
+        self._look()
+        if self._is_finishing and self.is_empty:
             return False
         return time.monotonic() < self._deadline
 
@@ -109,6 +165,7 @@ class Driver:
             self._is_over = True
         self._deadline = -math.inf  # what is still to be added is closed
         self._take_calls()
+        self._outbox.close()
         self._loop.close()
 
 
@@ -135,14 +192,18 @@ class ThreadDriver(Driver):
 
     def _drive(self) -> None:
         try:
-            while self._has_work:
+            while self._goes_on():
                 if self._deadline == math.inf:
                     self._loop.take_turns(SWEEP_INTERVAL)
                 else:
                     self._loop.take_turns(min(SWEEP_INTERVAL, self._grace), 1)
                 self._take_calls()
+                self._after_turns()
         finally:
             self._end()
+
+    def _after_turns(self) -> None:
+        """Do what is to be done now and then in the thread."""
 
 
 LINGER = 0.000_05
@@ -158,8 +219,8 @@ MOST_MISSES = 6
 class InlineDriver(Driver):
     """Drives its loop in a task of Trio's, a bounded time at a stretch."""
 
-    def __init__(self, loop: Loop, grace: float) -> None:
-        super().__init__(loop, grace)
+    def __init__(self, loop: Loop, grace: float, outbox: Outbox) -> None:
+        super().__init__(loop, grace, outbox)
         self._patience = 1
         self._misses = 0
 
@@ -168,11 +229,13 @@ class InlineDriver(Driver):
         """Serve until done; see `Driver.run`."""
         try:
             await self._serve_and_tick()
-        finally:
-            with trio.CancelScope(shield=True):
-                if not self._is_over:
+        except BaseException as error:
+            if not isinstance(error, Exception):  # cancelled, or interrupted
+                with trio.CancelScope(shield=True):
                     self._stop()
                     await self._serve_and_tick()
+            raise
+        finally:
             self._end()
 
     async def _serve_and_tick(self) -> None:
@@ -189,7 +252,7 @@ class InlineDriver(Driver):
 
     async def _serve(self) -> None:
         take_turns = self._loop.take_turns
-        while self._has_work:
+        while self._goes_on():
             if self._loop.has_events:
                 await trio.lowlevel.checkpoint()
             else:
@@ -197,9 +260,7 @@ class InlineDriver(Driver):
             enough = time.monotonic() + BUDGET
             while (take_turns(0, 1) or self._linger()) and time.monotonic() < enough:
                 pass
-            self._loop.settle()
-            if self._calls:
-                self._take_calls()
+            self._take_calls()
 
     def _linger(self) -> int:
         """Wait a moment for events to save a pass of Trio's, if that has paid of late.

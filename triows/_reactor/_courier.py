@@ -1,0 +1,235 @@
+"""Callbacks for loops that run in threads: what a compiled handler delivers goes to Trio.
+
+The thread copies what is for Python, for a message's memory is the loop's, and hands over
+a turn's worth at a time; a task calls the handler in order. What the handler sends goes
+back through the loop's outbox. The thread waits where Trio lags behind: then its sockets
+are not read.
+"""
+
+# ruff: noqa: SLF001 - a connection's private parts are this module's
+
+import contextlib
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from triows._engine import Request
+from triows._nursery import unwrapped_nursery
+from triows._reactor._callbacks import (
+    HANDLER_FAILED,
+    LOOK_EVERY,
+    NO_ECHO,
+    CallbackLoop,
+    Report,
+    call_handler,
+)
+from triows._reactor._handlers import CLOSED, OPEN, Connection, Handler
+from triows._reactor._loop import BUDGET, Octets
+from triows._reactor._outbox import OVERHEAD, Outbox
+from triows._reactor._worker import ThreadDriver
+
+UNDELIVERED: Final = 2**22
+"""Octets of messages not yet handled at which a loop waits for its handler."""
+
+Event = Callable[[], None]
+
+
+class Collector(Handler):
+    """Stands for the handler in the loop's thread, and notes what it would be called with."""
+
+    def __init__(self, courier: "CourierDriver") -> None:
+        self._courier = courier
+        self.events: list[Event] = []
+        self.octets = 0
+
+    def on_open(self, conn: Connection) -> None:
+        """See `Handler.on_open`."""
+        self.events.append(
+            partial(self._courier.open, conn._slot, conn._id, conn.request, conn.remote)
+        )
+
+    def on_frame(self, conn: Connection, payload: memoryview, opcode: int) -> None:
+        """See `Handler.on_frame`."""
+        self.octets += len(payload) + OVERHEAD
+        self.events.append(partial(self._courier.deliver, conn._id, bytearray(payload), opcode))
+
+    def on_close(self, conn: Connection, code: int, reason: str) -> None:
+        """See `Handler.on_close`."""
+        self.events.append(partial(self._courier.end, conn._id, code, reason))
+
+
+class CourierDriver(ThreadDriver):
+    """Drives a loop in a thread, and calls a handler in Trio's for what the loop delivers.
+
+    Args:
+        make_loop: makes the loop of a handler that stands for the real one.
+        handler: called in Trio's thread.
+        report: told of what callbacks raise.
+        grace, outbox: as in `Driver`.
+    """
+
+    def __init__(
+        self,
+        make_loop: Callable[[Handler], CallbackLoop],
+        handler: Handler,
+        report: Report,
+        grace: float,
+        outbox: Outbox,
+    ) -> None:
+        self._collector = Collector(self)
+        super().__init__(make_loop(self._collector), grace, outbox)
+        self._handler = handler
+        self._report = report
+        self._conns: dict[int, Connection] = {}
+        self._events: deque[Event] = deque()
+        self._room = threading.Condition()
+        self._undelivered = 0
+        self._is_abandoned = False
+        self._has_events: trio.Event | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._current: Connection | None = None
+        self._is_echoing = False
+
+    async def run(self) -> None:
+        """Serve until done; see `Driver.run`."""
+        self._token = trio.lowlevel.current_trio_token()
+        self._has_events = trio.Event()
+        async with unwrapped_nursery() as nursery:
+            delivery = trio.CancelScope(shield=True)  # peers are heard to the end
+            nursery.start_soon(self._deliver_all, delivery)
+            try:
+                await super().run()
+            finally:
+                delivery.cancel()
+        self._deliver_some(math.inf)
+
+    @property
+    def is_empty(self) -> bool:
+        """See `Driver.is_empty`."""
+        return super().is_empty and not self._events and not self._collector.events
+
+    # In the loop's thread.
+
+    def _after_turns(self) -> None:
+        """Hand over what a turn has brought, and wait if Trio lags behind."""
+        collector = self._collector
+        if not collector.events:
+            return
+        with self._room:
+            self._room.wait_for(lambda: self._undelivered < UNDELIVERED or self._is_abandoned)
+            is_first = not self._events
+            self._events.extend(collector.events)
+            self._undelivered += collector.octets
+        collector.events.clear()
+        collector.octets = 0
+        if is_first and self._token is not None and self._has_events is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._notify)
+
+    def _end(self) -> None:
+        super()._end()
+        self._after_turns()
+
+    # In Trio's thread.
+
+    def _notify(self) -> None:
+        assert self._has_events is not None
+        self._has_events.set()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _deliver_all(self, scope: trio.CancelScope) -> None:
+        """Call the handler for what comes, in order, until the loop has ended."""
+        assert self._has_events is not None
+        try:
+            with scope:
+                while True:
+                    await self._has_events.wait()
+                    self._has_events = trio.Event()
+                    while self._events:
+                        self._deliver_some(BUDGET)
+                        await trio.lowlevel.checkpoint()
+        finally:
+            with self._room:
+                self._is_abandoned = True
+                self._room.notify_all()
+
+    def _deliver_some(self, budget: float) -> None:
+        """Call the handler for some *budget* seconds."""
+        until = time.monotonic() + budget
+        with self._room:
+            self._undelivered = 0
+            self._room.notify_all()
+        count = 0
+        while self._events:
+            self._events.popleft()()
+            count += 1
+            if count % LOOK_EVERY == 0 and time.monotonic() > until:
+                break
+        if self._is_watching and not self._events:
+            self._wake()  # to look whether that was the last
+
+    def open(self, slot: int, session: int, request: Request | None, remote: Any) -> None:
+        """Tell the handler of a connection."""
+        conn = Connection(self, slot, session, request, remote)
+        self._conns[session] = conn
+        try:
+            call_handler(self._handler.on_open, conn)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends its own
+            self._fail(conn, "on_open failed", error)
+
+    def deliver(self, session: int, payload: bytearray, opcode: int) -> None:
+        """Give the handler a message."""
+        conn = self._conns[session]
+        if conn._phase != OPEN:
+            return
+        self._current = conn
+        self._is_echoing = False
+        try:
+            call_handler(self._handler.on_frame, conn, memoryview(payload), opcode)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(conn, "on_frame failed", error)
+        finally:
+            self._current = None
+        if self._is_echoing and conn._phase != CLOSED:
+            self._send(session, payload, opcode)
+
+    def end(self, session: int, code: int, reason: str) -> None:
+        """Tell the handler that a connection has ended."""
+        conn = self._conns.pop(session)
+        conn._phase = CLOSED
+        try:
+            call_handler(self._handler.on_close, conn, code, reason)
+        except Exception as error:  # noqa: BLE001 - the connection has ended anyway
+            self._report("on_close failed", error)
+
+    def _fail(self, conn: Connection, what: str, error: Exception) -> None:
+        self._report(what, error)
+        self._is_echoing = False
+        conn.close(*HANDLER_FAILED)
+
+    # What connections ask for.
+
+    def echo(self, conn: Connection) -> None:
+        """See `Connection.echo`."""
+        if self._current is not conn:
+            raise RuntimeError(NO_ECHO)
+        self._is_echoing = True
+
+    def send(self, conn: Connection, payload: Octets, opcode: int) -> None:
+        """Send a message, or a Close, by way of the outbox; dropped if there is no one."""
+        if conn._phase == OPEN:
+            self._send(conn._id, bytes(payload), opcode)
+
+    def _send(self, session: int, payload: bytes | bytearray, opcode: int) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):  # over: as good as sent too late
+            self._outbox.put((session, payload, opcode), is_urgent=True)
+
+    def buffered(self, conn: Connection) -> int:
+        """See `Connection.buffered`."""
+        return self._loop.queued(conn._slot, conn._id)
