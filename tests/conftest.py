@@ -7,7 +7,6 @@ clock that jumps whenever every task waits, or TCP on loopback in real time.
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from typing import Any
 
 import attrs
@@ -17,25 +16,28 @@ import trio
 import triows
 from tests.conformance.peer import Answer, Peer
 from tests.conformance.raw_server import RawServer, Scene, set_scene
-from tests.conformance.transports import WIRES, MemoryListener, Wire
-
-
-async def echo(ws: "triows.WebSocket") -> None:
-    """Send every message back."""
-    async for message in ws:
-        await ws.send(message)
+from tests.conformance.transports import (
+    QUICK_WIRES,
+    REACTOR_WIRES,
+    WIRES,
+    MemoryListener,
+    Wire,
+    in_memory,
+)
+from tests.not_over_the_reactor import NOT_OVER_THE_REACTOR
 
 
 @attrs.frozen
 class Served:
     """A server that runs for as long as the test."""
 
-    server: "triows.Server"
+    server: Any
+    """A `triows.Server`, or a `triows.Reactor`."""
     wire: Wire
 
     async def open(self) -> Peer:
         """A connection on which nothing has been said yet."""
-        return Peer(await self.wire.connect(), self.wire.patience)
+        return Peer(await self.wire.connect(), self.wire.patience, self.wire.silence)
 
     async def connect(self, request: bytes | None = None) -> Peer:
         """A connection with its opening handshake done."""
@@ -58,7 +60,18 @@ def warm() -> None:
     triows.warm_up()
 
 
-@pytest.fixture(params=WIRES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose the transports of a test that does not choose them itself."""
+    if "wire" not in metafunc.fixturenames or in_memory.mark in metafunc.definition.own_markers:
+        return
+    is_timed = metafunc.definition.get_closest_marker("timed") is not None
+    wires = WIRES[:1] if is_timed else WIRES
+    if "serve" in metafunc.fixturenames and metafunc.function.__name__ not in NOT_OVER_THE_REACTOR:
+        wires = wires + (QUICK_WIRES if is_timed else REACTOR_WIRES)
+    metafunc.parametrize("wire", wires, indirect=True)
+
+
+@pytest.fixture
 def wire(request: pytest.FixtureRequest, warm: None) -> Wire:
     """Each transport in turn."""
     return request.param()
@@ -71,13 +84,10 @@ def memory_listener() -> MemoryListener:
 
 
 def start_on(wire: Wire, nursery: trio.Nursery) -> Serve:
-    """A function that starts a server on *wire*, in *nursery*."""
+    """A function that starts a server on *wire*, in *nursery*; without a handler it echoes."""
 
-    async def start(handler: Any = echo, **options: Any) -> Served:
-        listener = await wire.listen()
-        options = {"driver": wire.driver, **options}
-        serve = partial(triows.serve_listeners, handler, [listener], **options)
-        return Served(await nursery.start(serve), wire)
+    async def start(handler: Any = None, **options: Any) -> Served:
+        return Served(await wire.start(nursery, handler, options), wire)
 
     return start
 

@@ -130,11 +130,20 @@ class EndedError(AssertionError):
 
 
 class Peer:
-    """One connection to a server; every wait ends after *patience* seconds."""
+    """One connection to a server; every wait ends after *patience* seconds.
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, patience: float = 10.0) -> None:
+    After *silence* seconds without an octet nothing more is expected.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        patience: float = 10.0,
+        silence: float = 0.01,
+    ) -> None:
         self.stream = stream
         self.patience = patience
+        self.silence = silence
         self._octets = bytearray()
 
     async def send(self, octets: bytes) -> None:
@@ -239,7 +248,7 @@ class Peer:
         """See that the server is silent once every task of this process waits."""
         await trio.testing.wait_all_tasks_blocked(0.001)
         assert not self._octets
-        with trio.move_on_after(0.01):
+        with trio.move_on_after(self.silence):
             self._octets += await self.stream.receive_some()
             raise AssertionError(f"the server sent {bytes(self._octets)[:200]!r}, or ended")
 

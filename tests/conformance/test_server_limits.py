@@ -1,13 +1,10 @@
 """What a server holds for a peer is bounded (conformance items 54 and 55)."""
 
-import tracemalloc
-
 import pytest
 import trio
 
 import triows
 from tests.conformance.peer import BINARY, CONTINUATION, TEXT, Frame, build_frame
-from tests.conformance.transports import in_memory
 from tests.conftest import Serve
 
 pytestmark = pytest.mark.usefixtures("no_tracebacks")
@@ -87,19 +84,16 @@ async def test_item_55_too_many_tiny_fragments_are_refused(serve: Serve):
         await peer.receive_end()
 
 
-@in_memory
+@pytest.mark.timed
 async def test_item_55_tiny_fragments_take_bounded_memory(serve: Serve):
     """200,000 fragments of one octet cost what their octets cost, not 200,000 objects."""
     limits = triows.Limits(max_fragments=300_000)
-    peer = await (await serve(limits=limits)).connect()
-    tracemalloc.start()
-    try:
+    served = await serve(limits=limits)
+    peer = await served.connect()
+    with served.wire.measured() as memory:
         await send_fragments(peer, 200_000)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
 
-    assert peak < 4 * 2**20
+    assert memory.peak < 4 * 2**20
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.send, build_frame(CONTINUATION, b"."))
         assert await peer.receive_message() == Frame(BINARY, b"x" * 200_000 + b".")

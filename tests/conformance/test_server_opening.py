@@ -20,7 +20,6 @@ from tests.conformance.peer import (
     build_frame,
     build_request,
 )
-from tests.conformance.transports import in_memory
 from tests.conftest import Serve, Served
 
 pytestmark = pytest.mark.usefixtures("no_tracebacks")
@@ -262,7 +261,7 @@ async def test_item_13_junk_closes_promptly(serve: Serve, junk: bytes):
     assert trio.current_time() - start < 2
 
 
-@in_memory
+@pytest.mark.timed
 async def test_item_14_slow_headers_time_out(serve: Serve):
     """The deadline holds from the first moment, however diligently octets trickle in."""
     peer = await (await serve(limits=triows.Limits(handshake_timeout=5.0))).open()
@@ -285,7 +284,7 @@ async def test_item_14_slow_headers_time_out(serve: Serve):
     assert 4.9 <= trio.current_time() - start <= 6
 
 
-@in_memory
+@pytest.mark.timed
 async def test_item_14_silence_times_out(serve: Serve):
     """A peer that says nothing is dropped when the handshake's time is over."""
     peer = await (await serve(limits=triows.Limits(handshake_timeout=5.0))).open()

@@ -10,14 +10,19 @@ import contextlib
 import operator
 import socket
 import struct
+import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
+
+import triows
+from triows._reactor._loop import SWEEP_INTERVAL
 
 CAPACITY = 65_536
 """Octets that one direction of a pipe holds before its writer waits."""
@@ -183,6 +188,52 @@ class MemoryListener(trio.abc.Listener[MemoryStream]):
         await self._backlog.aclose()
 
 
+@attrs.define
+class Memory:
+    """The octets that a block took, at the most, over what was taken before it."""
+
+    peak: int = 0
+
+
+Measured = Callable[[], contextlib.AbstractContextManager[Memory]]
+
+
+@contextlib.contextmanager
+def traced() -> Iterator[Memory]:
+    """Trace what Python's allocator gives out, to both ends."""
+    memory = Memory()
+    tracemalloc.start()
+    try:
+        yield memory
+        memory.peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@contextlib.contextmanager
+def resident() -> Iterator[Memory]:
+    """Watch the process: its resident octets at the peak, and those reserved in the end."""
+    memory = Memory()
+    Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew: proc(5)
+    before = _process_sizes()
+    yield memory
+    after = _process_sizes()
+    memory.peak = max(after["VmHWM"] - before["VmRSS"], after["VmData"] - before["VmData"])
+
+
+def _process_sizes() -> dict[str, int]:
+    """The sizes that the kernel tells of this process, in octets."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    pairs = [line.split() for line in lines if line.endswith(" kB")]
+    return {name.rstrip(":"): 1024 * int(size) for name, size, _ in pairs}
+
+
+async def echo(ws: triows.WebSocket) -> None:
+    """Send every message back."""
+    async for message in ws:
+        await ws.send(message)
+
+
 @attrs.define(eq=False)
 class MemoryWire:
     """Connections in memory, under a virtual clock; only the stream driver takes them."""
@@ -190,19 +241,26 @@ class MemoryWire:
     driver: str = "stream"
     patience: float = 3600.0
     """Virtual seconds to wait for anything that should happen."""
+    silence: float = 0.01
+    """Virtual seconds after which nothing more is to be expected."""
+    lateness: float = 0.0
+    """Virtual seconds by which a deadline may be missed, beyond what a test allows."""
     is_virtual: bool = True
+    measured: Measured = traced
+    """Measures the memory that a block takes."""
     connections: list[trio.abc.Stream] = attrs.field(factory=list)
     """The client's end of every connection made."""
     _listener: MemoryListener | None = None
 
-    async def listen(self) -> trio.abc.Listener[trio.abc.Stream]:
-        """Return a listener, for a server to accept from."""
+    async def start(self, nursery: trio.Nursery, handler: Any, options: Any) -> triows.Server:
+        """Start a server in *nursery*."""
         self._listener = MemoryListener()
-        await trio.lowlevel.checkpoint()
-        return self._listener
+        options = {"driver": self.driver, **options}
+        serve = partial(triows.serve_listeners, handler or echo, [self._listener], **options)
+        return await nursery.start(serve)
 
     async def connect(self) -> trio.abc.HalfCloseableStream:
-        """Connect to the last listener."""
+        """Connect to the server that was started last."""
         assert self._listener is not None
         await trio.lowlevel.checkpoint()
         stream = self._listener.connect()
@@ -217,22 +275,76 @@ class TcpWire:
     driver: str
     patience: float = 10.0
     """Seconds to wait for anything that should happen."""
+    silence: float = 0.01
+    """Seconds after which nothing more is to be expected."""
+    lateness: float = 0.0
+    """Seconds by which a deadline may be missed, beyond what a test allows."""
     is_virtual: bool = False
+    measured: Measured = traced
+    """Measures the memory that a block takes."""
     connections: list[trio.abc.Stream] = attrs.field(factory=list)
     """The client's end of every connection made."""
-    _listener: trio.SocketListener | None = None
+    _address: Any = None
 
-    async def listen(self) -> trio.abc.Listener[trio.abc.Stream]:
-        """Return a listener on a free port, for a server to accept from."""
-        (self._listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        return self._listener
+    async def start(self, nursery: trio.Nursery, handler: Any, options: Any) -> Any:
+        """Start a server on a free port, in *nursery*."""
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self._address = listeners[0].socket.getsockname()
+        options = {"driver": self.driver, **options}
+        serve = partial(triows.serve_listeners, handler or echo, listeners, **options)
+        return await nursery.start(serve)
 
     async def connect(self) -> trio.abc.HalfCloseableStream:
-        """Connect to the last listener."""
-        assert self._listener is not None
-        stream = await trio.open_tcp_stream(*self._listener.socket.getsockname()[:2])
+        """Connect to the server that was started last."""
+        stream = await trio.open_tcp_stream(*self._address[:2])
         self.connections.append(stream)
         return stream
+
+
+@attrs.define(eq=False)
+class ReactorWire(TcpWire):
+    """Connections over loopback to a reactor that echoes."""
+
+    driver: str = "reactor"
+    measured: Measured = resident
+    threads: int = 1
+
+    async def start(self, nursery: trio.Nursery, handler: Any, options: Any) -> Any:
+        """Start a reactor on a free port, in *nursery*."""
+        assert handler is None, "the reactor only echoes: name this test in NOT_OVER_THE_REACTOR"
+        reactor = triows.Reactor(threads=self.threads, **options)
+        (self._address,) = await reactor.listen(0)
+        return await nursery.start(reactor.run)
+
+
+RATE = 20
+"""How much faster than real time it goes over a `QuickWire`."""
+
+
+@attrs.define(eq=False)
+class QuickWire(ReactorWire):
+    """The same on a clock that runs fast, since a reactor's cannot jump.
+
+    The reactor's own clock is the machine's: its deadlines are made shorter instead.
+    """
+
+    patience: float = 10.0 * RATE
+    silence: float = 0.01 * RATE
+    lateness: float = (2 * SWEEP_INTERVAL + 0.25) * RATE
+
+    async def start(self, nursery: trio.Nursery, handler: Any, options: Any) -> Any:
+        """Start a reactor with deadlines in real time; that of the handshake is Trio's."""
+        limits = options.pop("limits", triows.Limits())
+        keepalive = options.pop("keepalive", triows.KeepAlive())
+        options["limits"] = attrs.evolve(
+            limits,
+            message_timeout=limits.message_timeout / RATE,
+            close_timeout=limits.close_timeout / RATE,
+        )
+        options["keepalive"] = triows.KeepAlive(
+            interval=keepalive.interval / RATE, timeout=keepalive.timeout / RATE
+        )
+        return await super().start(nursery, handler, options)
 
 
 def reset(stream: trio.abc.Stream) -> None:
@@ -248,12 +360,18 @@ def reset(stream: trio.abc.Stream) -> None:
 Wire = MemoryWire | TcpWire
 
 DRIVERS = ("stream",)
-"""The drivers that a behavioural test runs over."""
+"""The drivers that a behavioural test with a handler of its own runs over."""
 
 
 def run_in_virtual_time(main: Callable[[], Awaitable[Any]], *, clock: Any, **options: Any) -> Any:
     """Run a test as pytest-trio does, on a clock that jumps when every task waits."""
     clock = clock or trio.testing.MockClock(autojump_threshold=0)
+    return trio.run(main, clock=clock, **options)
+
+
+def run_in_quick_time(main: Callable[[], Awaitable[Any]], *, clock: Any, **options: Any) -> Any:
+    """Run a test as pytest-trio does, on a clock that runs `RATE` times as fast."""
+    clock = clock or trio.testing.MockClock(rate=RATE)
     return trio.run(main, clock=clock, **options)
 
 
@@ -263,8 +381,14 @@ WIRES = [
 ]
 """What the fixture ``wire`` goes through."""
 
-in_memory = pytest.mark.parametrize("wire", WIRES[:1], indirect=True)
-"""For tests that need the virtual clock, or octets counted exactly."""
+REACTOR_WIRES = [
+    pytest.param(ReactorWire, id="reactor"),
+    pytest.param(partial(ReactorWire, threads=0), id="reactor-inline"),
+]
+"""What it goes through besides where a server is tested that echoes."""
 
-over_tcp = pytest.mark.parametrize("wire", WIRES[1:], indirect=True)
-"""For tests of what only a socket can do."""
+QUICK_WIRES = [pytest.param(QuickWire, id="reactor", marks=pytest.mark.trio(run=run_in_quick_time))]
+"""What it goes through, besides memory, where a server is tested over time."""
+
+in_memory = pytest.mark.parametrize("wire", WIRES[:1], indirect=True)
+"""For tests of clients that need the virtual clock, or octets counted exactly."""

@@ -2,10 +2,7 @@
 
 import contextlib
 import random
-import tracemalloc
-from collections.abc import Iterator
 
-import attrs
 import pytest
 import trio
 import trio.testing
@@ -25,31 +22,11 @@ from tests.conformance.peer import (
     build_close,
     build_frame,
 )
-from tests.conformance.transports import in_memory
 from tests.conftest import Serve
 
-pytestmark = [pytest.mark.usefixtures("no_tracebacks"), in_memory]
+pytestmark = [pytest.mark.usefixtures("no_tracebacks"), pytest.mark.timed]
 
 MIB = 2**20
-
-
-@attrs.define
-class Memory:
-    """What Python's allocator gave out during a block."""
-
-    peak: int = 0
-
-
-@contextlib.contextmanager
-def measured() -> Iterator[Memory]:
-    """Trace allocations: the peak is over what was there before, both ends included."""
-    memory = Memory()
-    tracemalloc.start()
-    try:
-        yield memory
-        memory.peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 async def pour(peer: Peer, block: bytes, times: int) -> None:
@@ -68,7 +45,7 @@ async def test_item_11_a_message_in_pieces_takes_no_more_than_twice_the_memory(s
     peaks = []
     for step in (len(octets), 7):
         peer = await served.connect()
-        with measured() as memory:
+        with served.wire.measured() as memory:
             for start in range(0, len(octets), step):
                 await peer.send(octets[start : start + step])
             await peer.receive_message()
@@ -90,8 +67,9 @@ async def test_item_11_a_message_in_pieces_takes_no_more_than_twice_the_memory(s
 )
 async def test_item_12_a_bad_length_reserves_nothing(serve: Serve, frame: bytes, code: int):
     """A length that is refused is refused before any memory is asked for."""
-    peer = await (await serve()).connect()
-    with measured() as memory:
+    served = await serve()
+    peer = await served.connect()
+    with served.wire.measured() as memory:
         await peer.send(frame)
         close = await peer.receive_close()
 
@@ -102,11 +80,11 @@ async def test_item_12_a_bad_length_reserves_nothing(serve: Serve, frame: bytes,
 async def test_item_12_an_announced_length_reserves_nothing(serve: Serve):
     """A hundred peers that announce 1 MiB and send one octet do not cost 100 MiB."""
     served = await serve()
-    peers = [await served.connect() for _ in range(100)]
-    with measured() as memory:
+    *peers, last = [await served.connect() for _ in range(101)]
+    with served.wire.measured() as memory:
         for peer in peers:
             await peer.send_frame(BINARY, b"x", declared=MIB)
-        await trio.testing.wait_all_tasks_blocked()
+        await last.expect_echo()  # its turn comes after theirs
 
     assert memory.peak < 20 * MIB
 
@@ -167,10 +145,11 @@ async def test_item_14_tiny_fragments_without_end_are_refused(
     serve: Serve, payload: bytes, count: int
 ):
     """However small its fragments, a message has only so many of them."""
-    peer = await (await serve()).connect()
+    served = await serve()
+    peer = await served.connect()
     await peer.send_frame(BINARY, fin=False)
     block = build_frame(CONTINUATION, payload, fin=False) * 1000
-    with measured() as memory:
+    with served.wire.measured() as memory:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pour, peer, block, count // 1000)
             assert (await peer.receive_close()).code == 1009
@@ -190,18 +169,20 @@ async def test_item_14_tiny_fragments_without_end_are_refused(
 )
 async def test_item_14_a_message_that_never_ends_has_a_deadline(serve: Serve, begun: bytes):
     """A message has so many seconds from its first octet; its peer's life is no excuse."""
-    peer = await (await serve(limits=triows.Limits(message_timeout=5.0))).connect()
+    served = await serve(limits=triows.Limits(message_timeout=5.0))
+    peer = await served.connect()
     await trio.sleep(3)
     start = trio.current_time()
     await peer.send(begun)
 
     assert (await peer.receive_close()).code == 1008
-    assert 5 <= trio.current_time() - start <= 5.5
+    assert 5 <= trio.current_time() - start <= 5.5 + served.wire.lateness
 
 
 async def test_item_14_progress_does_not_move_the_deadline(serve: Serve):
     """A peer that adds an octet now and then has no more time than one that does not."""
-    peer = await (await serve(limits=triows.Limits(message_timeout=5.0))).connect()
+    served = await serve(limits=triows.Limits(message_timeout=5.0))
+    peer = await served.connect()
     start = trio.current_time()
 
     async def dribble() -> None:
@@ -216,7 +197,7 @@ async def test_item_14_progress_does_not_move_the_deadline(serve: Serve):
         nursery.cancel_scope.cancel()
 
     assert close.code == 1008
-    assert 5 <= trio.current_time() - start <= 5.5
+    assert 5 <= trio.current_time() - start <= 5.5 + served.wire.lateness
 
 
 async def test_item_14_a_message_in_time_starts_the_clock_anew(serve: Serve):
@@ -273,9 +254,10 @@ async def test_item_14_the_cap_is_given_back(serve: Serve, ending: str):
 @pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 async def test_item_15_a_ping_flood_from_a_deaf_peer_takes_bounded_memory(serve: Serve, count: int):
     """Pongs that no one reads are coalesced, or the flood is no longer read."""
-    peer = await (await serve()).connect()
+    served = await serve()
+    peer = await served.connect()
     block = build_frame(PING, bytes(125)) * 1000
-    with measured() as memory, trio.move_on_after(5):
+    with served.wire.measured() as memory, trio.move_on_after(5):
         await pour(peer, block, count // 1000)
 
     assert memory.peak < 2 * MIB
@@ -295,9 +277,10 @@ async def test_item_15_a_ping_flood_does_not_stop_others(serve: Serve):
 @pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 async def test_item_15_unsolicited_pongs_leave_no_trace(serve: Serve, count: int):
     """Pongs that answer nothing are forgotten at once."""
-    peer = await (await serve()).connect()
+    served = await serve()
+    peer = await served.connect()
     block = build_frame(PONG, b"unsolicited") * 1000
-    with measured() as memory:
+    with served.wire.measured() as memory:
         await pour(peer, block, count // 1000)
         await peer.expect_echo()
 

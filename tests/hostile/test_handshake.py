@@ -18,7 +18,6 @@ from tests.conformance.peer import (
     build_frame,
     build_request,
 )
-from tests.conformance.transports import in_memory
 from tests.conftest import Serve, Served
 
 pytestmark = pytest.mark.usefixtures("no_tracebacks")
@@ -34,7 +33,7 @@ async def answer_to(served: Served, request: bytes) -> int:
     return (await peer.receive_answer()).status
 
 
-@in_memory
+@pytest.mark.timed
 async def test_item_1_a_thousand_dribblers_are_dropped_and_delay_no_one(serve: Serve):
     """Each handshake has one deadline from accept to 101, whoever else is dribbling."""
     served = await serve()
@@ -95,7 +94,7 @@ async def test_item_2_the_fields_together_at_their_limit_and_one_over(
     assert await answer_to(served, request) == status
 
 
-@in_memory
+@pytest.mark.timed
 @pytest.mark.parametrize(
     "name", [b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions", b"Cookie"]
 )
@@ -223,7 +222,7 @@ async def test_item_6_each_wrong_handshake_has_its_status(
     assert await answer_to(await serve(), request_) in statuses
 
 
-@in_memory
+@pytest.mark.timed
 async def test_item_7_a_head_split_anywhere_is_parsed_once(serve: Serve):
     """Wherever head and frame are cut, there is one 101 and one echo."""
     served = await serve()
@@ -239,7 +238,7 @@ async def test_item_7_a_head_split_anywhere_is_parsed_once(serve: Serve):
         await peer.aclose()
 
 
-@in_memory
+@pytest.mark.timed
 async def test_item_7_octets_after_a_refused_head_are_thrown_away(serve: Serve):
     """Wherever head and frame are cut, a refusal is all that comes."""
     served = await serve()
@@ -293,7 +292,7 @@ async def test_item_9_log_lines_hold_no_raw_octets_of_the_peer(
         assert "\n" not in record.getMessage()
 
 
-@in_memory
+@pytest.mark.timed
 async def test_item_9_bad_handshakes_do_not_flood_the_log(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ):

@@ -21,11 +21,11 @@ from tests.conformance.peer import (
     build_close,
     build_frame,
 )
-from tests.conformance.transports import MemoryListener, in_memory
+from tests.conformance.transports import MemoryListener
 from tests.conftest import Serve
 
 
-@in_memory
+@pytest.mark.timed
 async def test_item_20_both_close_at_once(serve: Serve):
     """Close frames that cross are one closing handshake, with one outcome on each side."""
     outcome: list[object] = []
@@ -43,7 +43,7 @@ async def test_item_20_both_close_at_once(serve: Serve):
     assert len(outcome) == 1
 
 
-@in_memory
+@pytest.mark.timed
 async def test_item_20_a_half_open_peer_is_dropped_by_keepalive(serve: Serve):
     """A peer that answers no Ping is gone after interval and timeout."""
     ends: list[tuple[float, int]] = []
@@ -66,7 +66,7 @@ async def test_item_20_a_half_open_peer_is_dropped_by_keepalive(serve: Serve):
     assert when - start == pytest.approx(30, abs=0.1)
 
 
-@in_memory
+@pytest.mark.timed
 async def test_item_20_any_octet_is_a_sign_of_life(serve: Serve):
     """A peer whose frame is slow to arrive is not half-open."""
     limits = triows.Limits(message_timeout=10_000.0)
@@ -81,7 +81,7 @@ async def test_item_20_any_octet_is_a_sign_of_life(serve: Serve):
     assert frames[-1] == Frame(BINARY, b"slow")
 
 
-@in_memory
+@pytest.mark.timed
 async def test_item_20_a_peer_that_answers_pings_stays(serve: Serve):
     """Pongs alone keep a quiet connection open."""
     peer = await (await serve()).connect()
