@@ -1,0 +1,227 @@
+"""The turn and the sans-IO engine are given the same octets and say the same.
+
+The engine is held to a naive model and to other libraries elsewhere; here it is the
+oracle. The turn has its kernels run over socket pairs: compiled, or interpreted under
+``NUMBA_DISABLE_JIT=1``.
+"""
+
+import contextlib
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.naive_reception import BINARY, CLOSE, PING, TEXT, build_fragments, build_frame
+from tests.properties.strategies import (
+    keys,
+    mutated_streams,
+    pieces,
+    streams,
+    valid_streams,
+)
+from tests.unit.test_turn import Pair, is_over
+from triows import Limits, ProtocolError, Response, ServerEngine
+from triows._engine import Phase
+from triows._kernels import slots as s
+from triows._kernels._handler import resolve_handler
+
+SMALL = Limits(max_message=1_100, max_fragments=4)
+LARGE = Limits(max_message=200_000, max_fragments=40, send_queue_octets=100_000)
+REGION = s.RECEIVE_SIZE
+
+
+def handle(payload, opcode):
+    """Answer by the size: throw away, change and echo, close, or just echo."""
+    size = len(payload)
+    if size == 7:
+        return 2
+    if size % 5 == 3:
+        return 0
+    if size % 5 == 4:
+        payload[0] ^= 1
+        payload[size - 1] ^= opcode
+    return 1
+
+
+@pytest.fixture(scope="module")
+def handler():
+    """The handler's address."""
+    return resolve_handler(handle)
+
+
+class Oracle:
+    """What the engine says to the octets of one peer."""
+
+    def __init__(self, limits, answer):
+        self.engine = ServerEngine(limits=limits)
+        self.messages = 0
+        self.replies = b""
+        self._answer = answer
+
+    def receive(self, octets):
+        """Process the next octets, as their embedder would."""
+        with contextlib.suppress(ProtocolError):  # its Close is among the replies
+            self.engine.process(bytearray(octets), self._write, self._handle)
+
+    def _write(self, view):
+        self.replies += bytes(view)
+
+    def _handle(self, payload, opcode):
+        if self.engine.phase is not Phase.OPEN:
+            return Response.DISCARD  # the turn asks no handler once a Close was sent
+        self.messages += 1
+        response = self._answer(payload, opcode) if self._answer else Response.ECHO
+        if response == Response.CLOSE:
+            self.engine.close(1000, "", 0.0)
+        return response
+
+
+class Subject:
+    """What a connection of a loop says to its peer."""
+
+    def __init__(self, pair, leftover):
+        self._pair = pair
+        self._client = pair.connect(leftover)
+        self.replies = self._take()
+
+    def receive(self, octets):
+        """Send the next octets, however many turns that takes."""
+        while octets:
+            try:
+                octets = octets[self._client.send(octets) :]
+            except BlockingIOError:
+                self.replies += self._take()
+            except ConnectionError:
+                break  # closed: the oracle reads no more of them either
+        self.replies += self._take()
+
+    def _take(self):
+        came = b""
+        silences = 0
+        while silences < 2:
+            self._pair.turn(2)
+            piece = self._read()
+            came += piece
+            silences = 0 if piece else silences + 1
+        return came
+
+    def _read(self):
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            return self._client.recv(1 << 20)
+        return b""
+
+    @property
+    def is_over(self):
+        """Whether the loop has closed it, or its own side of it."""
+        return is_over(self._client)
+
+
+def compare(conversations, limits, address=0, *, leftover=False):
+    """Give each conversation's parts, in turns, to an oracle and to a connection of one loop."""
+    pair = Pair(address, limits)
+    try:
+        oracles = [Oracle(limits, handle if address else None) for _ in conversations]
+        subjects = []
+        for parts, oracle in zip(conversations, oracles, strict=True):
+            first = parts.pop(0) if leftover and parts else b""
+            oracle.receive(first)
+            subjects.append(Subject(pair, first))
+        for step in itertools.zip_longest(*conversations, fillvalue=b""):
+            for part, oracle, subject in zip(step, oracles, subjects, strict=True):
+                oracle.receive(part)
+                subject.receive(part)
+        for oracle, subject in zip(oracles, subjects, strict=True):
+            assert subject.replies == oracle.replies
+            assert subject.is_over is oracle.engine.is_closed
+        assert pair.register(s.MESSAGES_IN) == sum(oracle.messages for oracle in oracles)
+        assert pair.register(s.HANDLER_FAILURES) == pair.register(s.SYSTEM_FAILURES) == 0
+    finally:
+        pair.close()
+
+
+@st.composite
+def conversations(draw, streams, most=3):
+    """What several peers send, each cut in places of its own."""
+    count = draw(st.integers(1, most))
+    return [draw(streams.flatmap(pieces)) for _ in range(count)]
+
+
+@given(data=st.data(), leftover=st.booleans())
+@settings(deadline=None, max_examples=150)
+def test_any_streams_cut_anywhere(data, leftover):
+    """Replies and ends are the engine's, whatever peers send and however it is cut."""
+    compare(data.draw(conversations(streams(is_masked=True))), SMALL, leftover=leftover)
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=100)
+def test_any_streams_with_a_handler(handler, data):
+    """The same where a handler changes, throws away or closes."""
+    compare(data.draw(conversations(streams(is_masked=True))), SMALL, handler)
+
+
+EDGES = [
+    *[0, 1, 125, 126, 127, 16_383, 16_384, 16_400],
+    *[REGION - 9, REGION - 8, REGION - 7, REGION - 1, REGION, REGION + 1],
+    *[2 * REGION + 3, 150_000, 199_999, 200_000, 200_001],
+]
+"""Sizes around which a header, or the way of a payload through the turn, changes."""
+
+
+@st.composite
+def large_messages(draw):
+    """The frames of a message of up to some regions, at times text that is wrong somewhere."""
+    size = draw(st.sampled_from(EDGES))
+    opcode = draw(st.sampled_from([TEXT, BINARY]))
+    payload = bytearray(b"\xe2\x82\xac" * (size // 3) + b"x" * (size % 3))
+    if size and draw(st.integers(0, 9)) == 0:
+        payload[draw(st.integers(0, size - 1))] = 0xFF
+    cuts = sorted(draw(st.lists(st.integers(0, size), max_size=3)))
+    fragments = build_fragments(
+        opcode,
+        [bytes(payload[a:b]) for a, b in itertools.pairwise([0, *cuts, size])],
+        key=draw(keys),
+    )
+    ping = build_frame(PING, b"between", key=draw(keys))
+    return (ping if draw(st.booleans()) else b"").join(fragments)
+
+
+@st.composite
+def large_streams(draw):
+    """Messages larger than a region, many small ones that fill it, and what may be wrong."""
+    small = build_frame(TEXT, b"small", key=draw(keys)) * draw(st.integers(1, 7_000))
+    part = st.one_of(large_messages(), st.just(small), valid_streams(is_masked=True))
+    content = b"".join(draw(st.lists(part, min_size=1, max_size=3)))
+    ending = st.one_of(
+        st.just(b""),
+        st.just(build_frame(CLOSE, b"\x03\xe8done", key=b"keys")),
+        mutated_streams(is_masked=True),
+    )
+    return content + draw(ending)
+
+
+@st.composite
+def few_pieces(draw, content):
+    """*content* cut in a few places."""
+    cuts = sorted(draw(st.lists(st.integers(0, len(content)), max_size=4)))
+    return [content[start:stop] for start, stop in itertools.pairwise([0, *cuts, len(content)])]
+
+
+@pytest.mark.parametrize("has_handler", [False, True])
+@given(data=st.data())
+@settings(deadline=None, max_examples=50)
+def test_large_streams_cut_anywhere(handler, data, has_handler):
+    """The same for what is larger than the receive region."""
+    parts = [data.draw(large_streams().flatmap(few_pieces))]
+    compare(parts, LARGE, handler if has_handler else 0, leftover=data.draw(st.booleans()))
+
+
+@pytest.mark.parametrize("size", EDGES)
+@pytest.mark.parametrize("is_text", [False, True])
+def test_a_large_message_cut_where_a_way_changes(size, is_text):
+    """Each size on an edge, behind a small message, cut at and around its header's end."""
+    frame = build_frame(TEXT if is_text else BINARY, b"x" * size, key=b"\x01\x80\xff\x00")
+    content = build_frame(BINARY, b"before", key=b"abcd") + frame + frame
+    for cut in (12, 13, 14, 18, 22, 26, 27, len(content) // 2, len(content) - 1):
+        compare([[content[:cut], content[cut:]]], LARGE)
