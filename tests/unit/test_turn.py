@@ -373,6 +373,57 @@ def test_leftover_behind_a_fault_is_thrown_away(start):
     assert is_over(client)
 
 
+@pytest.mark.parametrize("cut", range(65_530, 65_536))
+def test_leftover_is_cut_anywhere(start, cut):
+    """A header that leftover octets are fed in two pieces around is read as one."""
+    stream = masked(BINARY, bytes(cut - 8)) + masked(TEXT, b"x" * 300) + masked(TEXT, b"end")
+    pair = start()
+    client = pair.connect(stream)
+
+    assert frames(pair.hear(client)) == [
+        (BINARY, bytes(cut - 8)),
+        (TEXT, b"x" * 300),
+        (TEXT, b"end"),
+    ]
+
+
+@pytest.mark.parametrize("ending", [masked(3), masked(TEXT, b"raise"), masked(TEXT, b"unknown")])
+def test_what_follows_a_failure_is_not_kept(start, handler, ending):
+    """However much follows a failure in the same receive, nothing of it hangs on the slot."""
+    pair = start(handler)
+    client = pair.connect()
+    client.send(masked(TEXT, b"drop") + ending + masked(TEXT, b"drop") * 5_000)
+    pair.turn()
+
+    assert pair.loop._slots[0, s.PHASE] == s.LINGERING
+    assert pair.loop._slots[0, s.CARRY_SIZE] == 0
+    assert len(frames(drain(client))) == 1
+
+
+def test_leftover_behind_a_failure_is_not_kept(start):
+    """The same for what is fed."""
+    pair = start()
+    pair.connect(masked(3) + bytes(200_000))
+
+    assert pair.loop._slots[0, s.PHASE] == s.LINGERING
+    assert pair.loop._slots[0, s.CARRY_SIZE] == 0
+
+
+@pytest.mark.parametrize("carried", [0, 2, 6])
+@pytest.mark.parametrize("size", [0, 2])
+def test_a_long_length_is_refused_where_a_region_is_full(start, carried, size):
+    """A length that is not minimal is refused, however many octets follow its frame (§5.2)."""
+    frame = b"\x82\xfe" + size.to_bytes(2, "big") + KEY + bytes(size)
+    pair = start()
+    client = pair.connect()
+    client.send(frame[:carried])
+    pair.turn()
+    reply = pair.talk(client, (frame + masked(BINARY, bytes(100)) * 1_000)[carried:])
+
+    assert len(frames(reply)) == 1
+    assert code_of(reply) == 1002
+
+
 def test_what_the_kernel_does_not_take_is_queued_in_order(start):
     """A slow reader gets everything, in order; meanwhile it is not read beyond the mark."""
     pair = start(limits=triows.Limits(send_queue_octets=10_000))

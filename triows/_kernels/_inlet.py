@@ -183,7 +183,10 @@ def serve_piece(
 
 @kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)", inner=True)
 def carry_over(loop: Integers, row: Integers, region: Octets, start: int, stop: int) -> int:
-    """Keep region[start:stop], an unfinished header or control frame; returns 0 or an ending."""
+    """Keep region[start:stop], an unfinished header or control frame; returns 0 or an ending.
+
+    start, stop  as the scan left them: at most MAX_HEADER + 125 octets, which fit into HEADROOM
+    """
     size = stop - start
     row[s.CARRY_SIZE] = size
     if size == 0:
@@ -233,7 +236,7 @@ def serve_octets(
         start = trailer[NEXT]
         result = trailer[FAULT]
         is_full = trailer[IS_FULL]
-    if result == 0:
+    if result == 0 and row[s.PHASE] in (s.OPEN, s.CLOSING):  # else the rest is thrown away
         result = carry_over(loop, row, region, start, stop)
     return result
 

@@ -24,7 +24,7 @@ from triows._kernels._utf8 import validate_utf8
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 
-MISFIT: Final = 65_536
+MISFIT: Final = s.HEADROOM + s.RECEIVE_SIZE + s.TAILROOM
 """A header that no region has room for: that of a length which is not minimal."""
 
 

@@ -140,7 +140,7 @@ def feed(
 ) -> int:
     """Serve octets that were received elsewhere and lie at region[RECEIVE_AT:]; returns 0.
 
-    size  octets, 0..RECEIVE_SIZE; no others of this connection may have come before
+    size  octets, 0..RECEIVE_SIZE; the next after those that this connection was fed before
     """
     start = loop[s.RECEIVE_AT]
     carried = restore(slots[slot], region, start)
