@@ -75,10 +75,23 @@ def wrong_frames(draw, *, is_masked):
 
 
 @st.composite
+def long_frames(draw, *, is_masked):
+    """A message in a frame whose length has more octets than it needs (RFC 6455 §5.2)."""
+    payload = draw(payloads)
+    marker, width = draw(st.sampled_from([(126, 2), (127, 8)]))
+    key = draw(keys) if is_masked else None
+    body = payload if key is None else key + naive.mask(payload, key)
+    return bytes([0x82, marker | is_masked << 7]) + len(payload).to_bytes(width, "big") + body
+
+
+WRONGS = ["flip", "cut", "insert", "long length", "wrong frame", "wrong direction"]
+
+
+@st.composite
 def mutated_streams(draw, *, is_masked):
     """A valid stream with octets changed, removed or put in, or a wrong frame among its own."""
     content = bytearray(draw(valid_streams(is_masked=is_masked)))
-    kind = draw(st.sampled_from(["flip", "cut", "insert", "wrong frame", "wrong direction"]))
+    kind = draw(st.sampled_from(WRONGS))
     at = draw(st.integers(0, len(content)))
     if kind == "flip" and at < len(content):
         content[at] ^= draw(st.integers(1, 255))
@@ -86,6 +99,8 @@ def mutated_streams(draw, *, is_masked):
         del content[at : at + draw(st.integers(1, 5))]
     elif kind == "insert":
         content[at:at] = draw(st.binary(min_size=1, max_size=3))
+    elif kind == "long length":
+        content += draw(long_frames(is_masked=is_masked))
     elif kind == "wrong frame":
         content = draw(valid_streams(is_masked=is_masked)) + draw(wrong_frames(is_masked=is_masked))
         content += draw(valid_streams(is_masked=is_masked))
