@@ -22,7 +22,6 @@ from tests.conformance.transports import (
     WIRES,
     MemoryListener,
     Wire,
-    in_memory,
 )
 from tests.not_over_the_reactor import NOT_OVER_THE_REACTOR
 
@@ -62,7 +61,8 @@ def warm() -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Choose the transports of a test that does not choose them itself."""
-    if "wire" not in metafunc.fixturenames or in_memory.mark in metafunc.definition.own_markers:
+    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "wire" not in metafunc.fixturenames or "wire" in chosen:
         return
     is_timed = metafunc.definition.get_closest_marker("timed") is not None
     wires = WIRES[:1] if is_timed else WIRES

@@ -5,7 +5,7 @@ subject concerns the reactor too, tests/hostile/test_reactor.py and
 tests/unit/test_turn.py look at it in their own ways.
 """
 
-HANDLER = "has a handler in Python, and the reactor serves compiled ones only"
+HANDLER = "has a handler that is a task of Python, and the one over the reactor is compiled"
 CLOCK = "takes minutes, or a moment that stands still, and the reactor's clock is the machine's"
 TRACED = "weighs 60,000 octets, which only Python's own allocator tells from nothing"
 TLS = "goes over TLS, which the stream driver takes"
