@@ -137,13 +137,18 @@ def test_doubtful_figures_are_marked(figures) -> None:
 
 
 def test_each_threat_has_the_tests_that_it_claims() -> None:
-    """A numbered item that points to a file has at least one test of its number there."""
+    """A file that an item points to has a test of its number; a test that it names exists."""
     page = (ROOT / "docs/explanation/threat-model.md").read_text()
-    claims = re.findall(r"^\| (\d+) \|.*\| `(tests/[\w/]+\.py)` \|$", page, re.MULTILINE)
+    claims = [
+        (item, path, name)
+        for item, cell in re.findall(r"^\| (\d+) \|.*\|([^|]*)\|$", page, re.MULTILINE)
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", cell)
+    ]
 
     assert claims
-    for item, path in claims:
-        assert f"def test_item_{item}_" in (ROOT / path).read_text(), item
+    for item, path, name in claims:
+        begin = f"def {name}(" if name else f"def test_item_{item}_"
+        assert begin in (ROOT / path).read_text(), (item, path, name)
 
 
 def test_each_item_is_listed_once() -> None:
