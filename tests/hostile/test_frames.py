@@ -232,10 +232,11 @@ async def test_item_14_incomplete_octets_are_capped_across_the_server(serve: Ser
 async def test_item_14_the_cap_is_given_back(serve: Serve, ending: str):
     """However an unfinished message ends, what it held counts no more."""
     served = await serve(limits=triows.Limits(max_incomplete=50_000))
+    bystander = await served.connect()
     for _ in range(5):
         peer = await served.connect()
         await peer.send_frame(BINARY, bytes(40_000), fin=False)
-        await trio.testing.wait_all_tasks_blocked()
+        await bystander.expect_echo()  # its turn comes after the frame's
         if ending == "finish":
             await peer.send_frame(CONTINUATION)
             await peer.receive_message()
@@ -244,7 +245,8 @@ async def test_item_14_the_cap_is_given_back(serve: Serve, ending: str):
             await peer.receive_close()
         else:
             peer.reset()
-        await trio.testing.wait_all_tasks_blocked()
+            await trio.testing.wait_all_tasks_blocked()
+            await bystander.expect_echo()  # its turn comes after the end's
     peer = await served.connect()
     await peer.send_frame(BINARY, bytes(40_000), fin=False)
     await peer.send_frame(CONTINUATION)
