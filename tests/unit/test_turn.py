@@ -343,6 +343,21 @@ def test_after_the_handler_closed_nothing_is_served(start, handler):
     assert is_over(client)
 
 
+@pytest.mark.parametrize("cut", range(1, 11))
+def test_the_close_behind_one_of_the_handlers_is_read_as_it_was_sent(start, handler, cut):
+    """Our Close overwrites nothing of what came in the same receive."""
+    message = masked(TEXT, b"close")
+    pair = start(handler)
+    client = pair.connect()
+
+    reply = pair.talk(client, message[:cut])
+    reply += pair.talk(client, message[cut:] + masked(PING) + masked(CLOSE, close_payload(1000)))
+
+    assert frames(reply) == [(CLOSE, close_payload(1000))]
+    assert is_over(client)
+    assert pair.register(s.CONNECTIONS) == pair.register(s.FAILURES) == 0
+
+
 def test_a_fault_after_the_handler_closed_sends_no_second_close(start, handler):
     """Nothing follows a Close, not even another (§5.5.1)."""
     pair = start(handler)

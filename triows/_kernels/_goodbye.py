@@ -83,11 +83,10 @@ def end(loop: Integers, slots: Integers, event: Words, slot: int) -> int:
 def fail(loop: Integers, row: Integers, region: Octets, code: int) -> int:
     """Say goodbye with a Close for *code* behind the replies so far (RFC 6455 §7.1.7).
 
-    What was received and not served is overwritten: it will not be. Returns 0.
+    Without any it goes to the front of the region, where nothing is left to be served: behind
+    a handler's CLOSE the peer's own is still awaited, perhaps in the same receive. Returns 0.
     """
     if row[s.PHASE] == s.OPEN:
-        if loop[s.OUT_STOP] == 0:
-            loop[s.OUT_START] = loop[s.OUT_STOP] = s.HEADROOM
         size = _CLOSE_SIZES[-code]
         for i in range(size):
             region[loop[s.OUT_STOP] + i] = _CLOSE_FRAMES[-code, i]
