@@ -344,14 +344,16 @@ def test_after_the_handler_closed_nothing_is_served(start, handler):
 
 
 @pytest.mark.parametrize("cut", range(1, 11))
-def test_the_close_behind_one_of_the_handlers_is_read_as_it_was_sent(start, handler, cut):
+@pytest.mark.parametrize("kept", [1, 3, 7])
+def test_the_close_behind_one_of_the_handlers_is_read_as_it_was_sent(start, handler, cut, kept):
     """Our Close overwrites nothing of what came in the same receive."""
-    message = masked(TEXT, b"close")
+    message, theirs = masked(TEXT, b"close"), masked(CLOSE, close_payload(1000))
     pair = start(handler)
     client = pair.connect()
 
     reply = pair.talk(client, message[:cut])
-    reply += pair.talk(client, message[cut:] + masked(PING) + masked(CLOSE, close_payload(1000)))
+    reply += pair.talk(client, message[cut:] + theirs[:kept])
+    reply += pair.talk(client, theirs[kept:])
 
     assert frames(reply) == [(CLOSE, close_payload(1000))]
     assert is_over(client)
