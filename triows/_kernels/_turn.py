@@ -75,7 +75,8 @@ def add_connection(
         return -1
     row = slots[slot]
     generation = row[s.GENERATION]
-    row[:] = 0
+    for i in range(s.SLOT_SIZE):
+        row[i] = 0
     row[EXPECT_MASK] = 1
     row[MAX_MESSAGE] = loop[s.LIMIT_MESSAGE]
     row[MAX_FRAGMENTS] = loop[s.LIMIT_FRAGMENTS]
