@@ -221,8 +221,7 @@ class InlineDriver(Driver):
 
     def __init__(self, loop: Loop, grace: float, outbox: Outbox) -> None:
         super().__init__(loop, grace, outbox)
-        self._patience = 1
-        self._misses = 0
+        self._misses = self._rests = 0
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
@@ -258,23 +257,21 @@ class InlineDriver(Driver):
             else:
                 await trio.lowlevel.wait_readable(self._loop.fileno())
             enough = time.monotonic() + BUDGET
-            while (take_turns(0, 1) or self._linger()) and time.monotonic() < enough:
+            patience = LINGER if self._may_linger() else 0.0
+            while (served := take_turns(patience, 1)) and time.monotonic() < enough:
                 pass
+            if patience:
+                self._misses = 0 if served else min(self._misses + 1, MOST_MISSES)
+                self._rests = 2**self._misses - 1
             self._take_calls()
 
-    def _linger(self) -> int:
-        """Wait a moment for events to save a pass of Trio's, if that has paid of late.
+    def _may_linger(self) -> bool:
+        """Say whether to wait a moment for events, to save a pass of Trio's.
 
-        Only while nothing else is to run. What it waits for in vain, it waits for less often.
+        Only while nothing else is to run, and the less often the more often it was in vain.
         """
-        if self._patience < 1:
-            self._patience += 1
-            return 0
+        if self._rests:
+            self._rests -= 1
+            return False
         statistics = trio.lowlevel.current_statistics()
-        if statistics.tasks_runnable or statistics.run_sync_soon_queue_size:
-            return 0
-        served = self._loop.take_turns(LINGER, 1)
-        self._misses = 0 if served else min(self._misses + 1, MOST_MISSES)
-        if not served:
-            self._patience = 1 - 2**self._misses
-        return served
+        return not (statistics.tasks_runnable or statistics.run_sync_soon_queue_size)
