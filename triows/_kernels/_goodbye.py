@@ -93,9 +93,10 @@ def fail(loop: Integers, row: Integers, region: Octets, code: int) -> int:
         loop[s.OUT_STOP] += size
         loop[s.FRAMES_OUT] += 1
         row[s.CLOSE_SINCE] = loop[s.NOW]
-    drop_message(loop, row)
     row[s.ENDING] = code
     row[s.PHASE] = s.CLOSING if code in (GOING_AWAY, HANDLER_CLOSED) else s.FAILED
+    if row[s.PHASE] == s.FAILED:
+        drop_message(loop, row)
     if code == HANDLER_FAILED:
         loop[s.HANDLER_FAILURES] += 1
     elif row[s.PHASE] == s.FAILED:

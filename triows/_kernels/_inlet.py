@@ -21,7 +21,13 @@ from triows._kernels._outlet import emit, note_failure
 from triows._kernels._plain import serve_plain
 from triows._kernels._registry import kernel
 from triows._kernels._replies import place, reply_header, send_replies
-from triows._kernels._rows import collect, collect_control, collect_plain
+from triows._kernels._rows import (
+    MESSAGE_HEADROOM,
+    collect,
+    collect_control,
+    collect_part,
+    collect_plain,
+)
 from triows._kernels._scan import (
     CLOSE_OPCODE,
     FAULT,
@@ -43,9 +49,6 @@ from triows._kernels._system import EAGAIN, EINTR, block, move, receive, release
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Words: TypeAlias = npt.NDArray[np.int32]
-
-MESSAGE_HEADROOM: Final = 16
-"""Octets before a joined message in its block: room for its reply's header."""
 
 DIRECT: Final = 16_384
 """Octets still to come of a frame above which they are received into the message's block."""
@@ -119,7 +122,7 @@ def finish_message(
     message = block(row[s.MESSAGE], row[s.MESSAGE_ROOM])
     row[s.MESSAGE_SINCE] = 0
     if loop[s.COLLECTS]:
-        if row[s.PHASE] != s.OPEN or loop[s.IS_ENDING]:
+        if loop[s.IS_ENDING]:
             return drop_message(loop, row)
         handle = row[s.MESSAGE]
         loop[s.INCOMPLETE] -= size
@@ -145,7 +148,7 @@ def serve_control(loop: Integers, row: Integers, region: Octets, slot: int, foun
     """Answer a control frame (RFC 6455 §5.5); returns 0."""
     opcode = found[ROW_OPCODE]
     if loop[s.COLLECTS]:
-        return collect_control(loop, slot, opcode, found[ROW_START], found[ROW_SIZE])
+        return collect_control(loop, row, slot, opcode, found[ROW_START], found[ROW_SIZE])
     if opcode == _PING and row[s.PHASE] == s.OPEN:
         place(loop, region, _PONG, found[ROW_START], found[ROW_SIZE])
     elif opcode == CLOSE_OPCODE:
@@ -238,6 +241,8 @@ def serve_octets(
         is_full = trailer[IS_FULL]
     if result == 0 and row[s.PHASE] in (s.OPEN, s.CLOSING):  # else the rest is thrown away
         result = carry_over(loop, row, region, start, stop)
+        if loop[s.COLLECTS]:
+            collect_part(loop, row, slot)
     return result
 
 
@@ -291,7 +296,7 @@ def receive_message(
         loop[s.FRAMES_IN] += 1
     if table[0, ROW_FLAGS] & MESSAGE_END:
         return finish_message(loop, row, region, event, slot, table[0, ROW_OPCODE])
-    return 0
+    return collect_part(loop, row, slot) if loop[s.COLLECTS] else 0
 
 
 @kernel(f"int64({LOOP}, int64)", inline=True)

@@ -22,6 +22,7 @@ from triows._kernels._slots import (
     HEARD,
     HIGH_WATER,
     INTEREST,
+    IS_PAUSED,
     IS_PINGING,
     LOW_WATER,
     NOW,
@@ -67,8 +68,10 @@ def adjust_interest(loop: Integers, row: Integers, event: Words, slot: int) -> i
     queued = row[QUEUE_SIZE]
     if queued > 0:
         wanted |= EPOLLOUT
-    is_paused = queued > loop[HIGH_WATER] or (
-        queued > loop[LOW_WATER] and row[INTEREST] & EPOLLIN == 0
+    is_paused = (
+        row[IS_PAUSED]
+        or queued > loop[HIGH_WATER]
+        or (queued > loop[LOW_WATER] and row[INTEREST] & EPOLLIN == 0)
     )
     if not is_paused and row[PHASE] != CLOSED:
         wanted |= EPOLLIN

@@ -112,17 +112,17 @@ def replay_send(
         loop[s.FAILURES] += 1
         return drop_slot(loop, slots, event, slot, current)
     arena = block(loop[s.ARENA], loop[s.ARENA_SIZE])
-    opcode = found[s.SEND_OPCODE]
+    opcode = found[s.SEND_OPCODE] & 0xF
+    fin = 0 if found[s.SEND_OPCODE] & s.UNFINISHED else _FIN
     size = found[s.SEND_SIZE]
     start = found[s.SEND_START] - reply_header(size)
     stop = found[s.SEND_START] + size
-    write_header(arena, start, _FIN | opcode, size, -1)
+    write_header(arena, start, fin | opcode, size, -1)
     loop[s.FRAMES_OUT] += 1
     if opcode == CLOSE_OPCODE:
         row[s.PHASE] = s.CLOSING
         row[s.CLOSE_SINCE] = loop[s.NOW]
-        drop_message(loop, row)
-    else:
+    elif opcode < CLOSE_OPCODE and fin:
         loop[s.MESSAGES_OUT] += 1
         loop[s.OCTETS_OUT] += size
     result = 0
@@ -185,7 +185,7 @@ def replay_row(
     """Do what the *answer* to a row asks for; returns 0."""
     slot = found[s.FIELD_SLOT]
     row = slots[slot]
-    if answer == DISCARD or row[s.PHASE] not in (s.OPEN, s.CLOSING):
+    if answer in (DISCARD, s.NOTICE) or row[s.PHASE] not in (s.OPEN, s.CLOSING):
         return 0
     if loop[s.PENDING_STOP] > 0 and hold_back(loop, row) < 0:
         return drop_slot(loop, slots, event, slot, slot)

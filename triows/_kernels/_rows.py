@@ -18,11 +18,15 @@ from triows._kernels._handler import DISCARD, ECHO, call_handler
 from triows._kernels._libc import Octets, piece
 from triows._kernels._plain import plain_size, unmask_plain
 from triows._kernels._registry import kernel
-from triows._kernels._scan import CLOSE_OPCODE, MAX_MESSAGE
+from triows._kernels._scan import CLOSE_OPCODE, MAX_MESSAGE, MESSAGE_OPCODE
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 _PING: Final = 0x9
+_PONG: Final = 0xA
+
+MESSAGE_HEADROOM: Final = 16
+"""Octets before a joined message in its block: room for its reply's header."""
 
 
 @kernel("int64(int64[::1], int64, int64, int64, int64, int64, int64)", inner=True)
@@ -40,9 +44,9 @@ def add_row(
     loop[s.ROW_COUNT] += 1
     if handle != 0:
         loop[s.BLOCK_OCTETS] += size
-    if answer in (s.DELIVER, s.CLOSED_BY_PEER):
+    if answer in (s.DELIVER, s.CLOSED_BY_PEER, s.NOTICE):
         loop[s.IS_WAITED_FOR] = 1
-    elif answer not in (DISCARD, ECHO, s.PONG):
+    elif answer not in (DISCARD, ECHO, s.PONG, s.NOTICE):
         loop[s.IS_ENDING] = 1
     return 0
 
@@ -65,14 +69,31 @@ def collect(
     return add_row(loop, slot, opcode, start, size, handle, answer)
 
 
-@kernel("int64(int64[::1], int64, int64, int64, int64)", inner=True)
-def collect_control(loop: Integers, slot: int, opcode: int, start: int, size: int) -> int:
-    """Make a row of a control frame that asks for something; returns 0."""
+@kernel("int64(int64[::1], int64[::1], int64, int64, int64, int64)", inner=True)
+def collect_control(
+    loop: Integers, row: Integers, slot: int, opcode: int, start: int, size: int
+) -> int:
+    """Make a row of a control frame that asks for something, or is wanted; returns 0."""
     if opcode == CLOSE_OPCODE:
         return add_row(loop, slot, opcode, start, size, 0, s.CLOSED_BY_PEER)
     if opcode == _PING and not loop[s.IS_ENDING]:
         return add_row(loop, slot, opcode, start, size, 0, s.PONG)
+    if opcode == _PONG and row[s.WANTS] & s.PONGS:
+        return add_row(loop, slot, opcode, start, size, 0, s.NOTICE)
     return 0
+
+
+@kernel("int64(int64[::1], int64[::1], int64)", inner=True)
+def collect_part(loop: Integers, row: Integers, slot: int) -> int:
+    """Make a row of what there is of an unfinished message, if parts are wanted; returns 0."""
+    size = row[s.MESSAGE_STORED]
+    if not row[s.WANTS] & s.PARTS or size == 0 or loop[s.IS_ENDING]:
+        return 0
+    handle = row[s.MESSAGE]
+    loop[s.INCOMPLETE] -= size
+    row[s.MESSAGE] = row[s.MESSAGE_STORED] = row[s.MESSAGE_ROOM] = 0
+    opcode = s.PART + row[MESSAGE_OPCODE]
+    return add_row(loop, slot, opcode, MESSAGE_HEADROOM, size, handle, s.DELIVER)
 
 
 @kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64, int64)", inner=True)
@@ -85,7 +106,7 @@ def collect_plain(
     """
     limit = row[MAX_MESSAGE]
     frames = 0
-    while stop - start >= 6 and row[s.PHASE] == s.OPEN and loop[s.IS_ENDING] == 0:
+    while stop - start >= 6 and loop[s.IS_ENDING] == 0:
         size = plain_size(region, start, stop)
         if size < 0 or size > limit:
             break

@@ -36,7 +36,14 @@ NEXT_FREE: Final = STATE_SIZE + 17  # the free slot behind this free one, or -1
 ENDING: Final = STATE_SIZE + 18  # why this side failed the connection; 0 if it did not
 NEXT_DIRTY: Final = STATE_SIZE + 19  # as DIRTY, which it follows; 0 if it is not in that list
 SESSION: Final = STATE_SIZE + 20  # the number that names the connection for good; 0 for none
-SLOT_SIZE: Final = STATE_SIZE + 21
+WANTS: Final = STATE_SIZE + 21  # what else becomes rows of a loop that collects
+IS_PAUSED: Final = STATE_SIZE + 22  # whether Python has given up reading from the peer
+SLOT_SIZE: Final = STATE_SIZE + 23
+
+# What a connection may want.
+ROOM: Final = 1  # a row when octets have left its queue
+PONGS: Final = 2  # a row for each Pong
+PARTS: Final = 4  # rows for what there is of a message that is not whole yet
 
 # Phases.
 FREE: Final = 0
@@ -143,6 +150,13 @@ PONG: Final = 4
 CLOSED_BY_PEER: Final = 5
 ENDED: Final = 6
 FAILED_IN_PYTHON: Final = 7
+NOTICE: Final = 8  # nothing: the row only tells; its opcode is that of a Pong or one of these
+
+ROOM_MADE: Final = 16
+PART_OF_TEXT: Final = 17  # PART + the message's opcode
+PART: Final = 16
+
+UNFINISHED: Final = 0x100  # in a send's opcode: the frame is not its message's last
 
 BATCH_BLOCKS: Final = 2**23  # octets of blocks with which no other socket is served
 

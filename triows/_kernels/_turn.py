@@ -13,7 +13,7 @@ import numpy.typing as npt
 from triows._kernels import _slots as s
 from triows._kernels._counts import count_error
 from triows._kernels._faults import SLOW_MESSAGE
-from triows._kernels._goodbye import settle
+from triows._kernels._goodbye import end, settle
 from triows._kernels._inlet import (
     DIRECT,
     receive_message,
@@ -22,11 +22,11 @@ from triows._kernels._inlet import (
     serve_octets,
 )
 from triows._kernels._libc import Octets, borrow
-from triows._kernels._outlet import flush
+from triows._kernels._outlet import adjust_interest, flush
 from triows._kernels._registry import kernel
 from triows._kernels._replay import finish_socket, replay_all
 from triows._kernels._replies import send_replies
-from triows._kernels._rows import has_room, start_socket
+from triows._kernels._rows import add_row, has_room, start_socket
 from triows._kernels._scan import EXPECT_MASK, MAX_FRAGMENTS, MAX_MESSAGE, REMAINING
 from triows._kernels._slots import BROKEN, LOOP
 from triows._kernels._system import (
@@ -49,6 +49,7 @@ TAKE_TURNS: Final = 0
 FEED: Final = 1
 DISMISS: Final = 2
 REPLAY: Final = 3
+PAUSE: Final = 4
 
 _FIN: Final = 0x80
 _PING: Final = 0x9
@@ -115,6 +116,8 @@ def serve_socket(
         start_socket(loop)
     if mask & EPOLLOUT and row[s.QUEUE_SIZE] > 0:
         result = flush(loop, row, event, slot)
+        if result == 0 and row[s.WANTS] & s.ROOM:
+            add_row(loop, slot, s.ROOM_MADE, 0, 0, 0, s.NOTICE)
     if result == 0 and mask & ~EPOLLOUT:
         if row[s.PHASE] == s.OPEN and row[REMAINING] > DIRECT:
             result = receive_message(loop, slots, region, table, event, slot)
@@ -170,6 +173,20 @@ def dismiss(
     return 0
 
 
+@kernel("int64(int64[::1], int64[:,::1], int32[::1], int64, int64)", inline=True)
+def pause(loop: Integers, slots: Integers, event: Words, slot: int, is_paused: int) -> int:
+    """Read from a peer no longer, or again, as if it had been heard just now; returns 0."""
+    row = slots[slot]
+    row[s.IS_PAUSED] = is_paused
+    row[s.HEARD] = loop[s.NOW]
+    row[s.IS_PINGING] = 0
+    if row[s.MESSAGE_SINCE] != 0:
+        row[s.MESSAGE_SINCE] = loop[s.NOW]
+    if adjust_interest(loop, row, event, slot) < 0:
+        end(loop, slots, event, slot)
+    return 0
+
+
 @kernel("int64(int64[::1], int64[:,::1], uint8[::1], int32[::1], int64)", inner=True)
 def check_deadlines(
     loop: Integers, slots: Integers, region: Octets, event: Words, slot: int
@@ -181,6 +198,8 @@ def check_deadlines(
     if row[s.PHASE] != s.OPEN:
         if time - row[s.CLOSE_SINCE] >= loop[s.CLOSE_TIMEOUT]:
             result = BROKEN
+    elif row[s.IS_PAUSED]:
+        return 0
     elif row[s.MESSAGE_SINCE] != 0 and time - row[s.MESSAGE_SINCE] >= loop[s.MESSAGE_TIMEOUT]:
         result = SLOW_MESSAGE
     elif row[s.IS_PINGING]:
@@ -287,6 +306,7 @@ def drive(
              FEED        `feed` to the slot *first* octets in the number of *second*
              DISMISS     `dismiss` the slot *first* with the ending *second*
              REPLAY      `replay_all` up to the row *first*
+             PAUSE       `pause` the slot *first*, or resume if *second* is 0
 
     One door, since what is compiled for Python contains all that it calls. Returns
     what the kernel in question returns; TAKE_TURNS, what the last turn returned.
@@ -311,6 +331,8 @@ def drive(
     loop[s.NOW] = now(clock)
     if command == REPLAY:
         return replay_all(loop, slots, region, event, first)
+    if command == PAUSE:
+        return pause(loop, slots, event, first, second)
     if command == FEED:
         return feed(loop, slots, region, table, event, first, second)
     return dismiss(loop, slots, region, event, first, second)
