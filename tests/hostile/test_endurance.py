@@ -29,30 +29,25 @@ pytestmark = pytest.mark.skipif(not JIT, reason="figures of the compiled reactor
 
 
 @pytest.fixture(params=[0, 1, 2])
-def server(request):
+def server(request, monkeypatch):
     """A reactor, inline, in a thread or in two."""
-    yield from _run(threads=request.param)
+    yield from run_exact(monkeypatch, threads=request.param)
 
 
 @pytest.fixture
-def threaded_server():
+def threaded_server(monkeypatch):
     """A reactor in a thread."""
-    yield from _run(threads=1)
+    yield from run_exact(monkeypatch, threads=1)
 
 
-@pytest.fixture
-def exact_server(monkeypatch):
-    """A reactor in a thread, whose memory comes in small pieces.
+def run_exact(monkeypatch, threads):
+    """Run a server whose memory comes in small pieces.
 
     Pages of 2 MiB and Python's arenas of 1 MiB round what a process holds by more than a
     thousand connections take.
     """
     monkeypatch.setenv("NUMPY_MADVISE_HUGEPAGE", "0")
     monkeypatch.setenv("PYTHONMALLOC", "malloc")
-    yield from _run(threads=1)
-
-
-def _run(threads):
     try:
         with many_descriptors(16_384):
             server = MeasuredServer("reactor", threads, HOSTS)
@@ -86,15 +81,15 @@ def cut_in_mid_message(client):
     reset(client)
 
 
-def test_item_23_an_idle_connection_takes_what_is_promised(exact_server):
+def test_item_23_an_idle_connection_takes_what_is_promised(threaded_server):
     """2,000 idle connections take less than 512 octets each, whatever they did before."""
-    hold_idle(exact_server, 2_000)
+    hold_idle(threaded_server, 2_000)
 
 
 @pytest.mark.slow  # seconds
-def test_item_23_15000_idle_connections(exact_server):
+def test_item_23_15000_idle_connections(threaded_server):
     """15,000 idle connections take less than 512 octets each."""
-    hold_idle(exact_server, 15_000)
+    hold_idle(threaded_server, 15_000)
 
 
 def hold_idle(server, count):
