@@ -319,8 +319,23 @@ def test_compilation_would_be_noticed():
 
 
 @compiled_only
+def test_a_warm_kernel_imports_nothing():
+    """The first call finds everything loaded: there may be no descriptor left to read it by."""
+    in_new_process("""
+        import sys
+        import numpy as np
+        from triows import _kernels
+        _kernels.warm_up()
+        octets = np.zeros(9, np.uint8)
+        before = set(sys.modules)
+        assert _kernels.mask(octets, 0, 9, 255, 0) == 1
+        assert set(sys.modules) == before
+    """)
+
+
+@compiled_only
 def test_kernels_from_the_cache_work(cache):
-    """Loaded into a new process, kernels answer, and new code can be compiled that calls them."""
+    """Loaded into a new process, kernels answer, take a turn, and can be called by new code."""
     code = """
         import numba, numpy as np
         from triows import _kernels
@@ -340,6 +355,29 @@ def test_kernels_from_the_cache_work(cache):
             return first + _kernels.mask(octets, 0, 5, 255, 0)
 
         assert twice(octets) == 1
+
+        import socket, triows
+        from triows._kernels._handler import resolve_handler
+        from triows._reactor import Loop
+
+        def answer(payload, opcode):
+            return 1
+
+        loop = Loop(resolve_handler(answer), triows.Limits(), triows.KeepAlive())
+        ours, theirs = socket.socketpair()
+        loop.add(theirs.detach())
+        large = bytes([0x82, 0xFF]) + (100_000).to_bytes(8) + bytes(4 + 100_000)
+        cut = bytes([0x01, 0x81, 0, 0, 0, 0, 0x61, 0x80, 0x81, 0, 0, 0, 0, 0x62])
+        ours.sendall(bytes([0x81, 0x82, 0, 0, 0, 0, 0x68, 0x69]) + cut + large)
+        reply = b""
+        while len(reply) < 4 + 4 + 10 + 100_000:
+            loop.take_turns(1, 1)
+            reply += ours.recv(1 << 20, socket.MSG_DONTWAIT)
+        assert reply[:8] == bytes([0x81, 2]) + b"hi" + bytes([0x81, 2]) + b"ab"
+        ours.close()
+        loop.take_turns(1, 1)
+        assert loop.statistics().messages_sent == 3 and loop.connections == 0
+        loop.close()
         """
     environment = {"TRIOWS_CACHE_DIR": str(cache)}
 

@@ -28,6 +28,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import attrs
 import numba
+import numpy as np
 from numba.core import caching, sigutils
 from numba.core.compiler import CompileResult
 from numba.core.runtime import rtsys
@@ -173,6 +174,7 @@ class Registry:
                 if not kernel.is_inner and kernel.name not in self._timings:
                     self._report(progress, number)
                     self._make_entry_ready(kernel, store, progress)
+        numba.typeof(np.zeros(0, np.uint8))  # imports more: later there may be no descriptor left
         return WarmUp(
             kernels=tuple(self._timings.values()),
             seconds=time.perf_counter() - begin,
