@@ -6,8 +6,6 @@ Trio accepts and shakes hands; from the 101 on a socket belongs to a loop. See
 
 import contextlib
 import enum
-import errno
-import logging
 import os
 import select
 import socket
@@ -27,6 +25,7 @@ from triows._faultlog import FaultLog
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening
 from triows._options import KeepAlive, Limits
+from triows._patience import EXHAUSTED, back_off
 from triows._reactor import (
     NO_LOOP,
     CallbackLoop,
@@ -44,15 +43,8 @@ from triows._reactor import (
 from triows._sender import Sender
 from triows._warmup import warm_up_in_thread
 
-logger = logging.getLogger("triows")
-
 ACCEPTS: Final = 64
 """Connections accepted before others run."""
-
-BACK_OFF: Final = 0.1
-"""Seconds for which nothing is accepted once the machine has run out of something."""
-
-EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def why_no_reactor() -> str:
@@ -504,8 +496,7 @@ class Reactor:
                     except OSError as error:
                         if error.errno not in EXHAUSTED:
                             continue  # the connection's trouble, not ours: accept(2)
-                        logger.warning("cannot accept: %s; trying again soon", error.strerror)
-                        await trio.sleep(BACK_OFF)
+                        await back_off(error)
                         break
                     self._start_opening(connection)
         finally:

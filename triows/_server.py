@@ -23,6 +23,7 @@ from triows._faultlog import FaultLog, sift
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening
 from triows._options import KeepAlive, Limits
+from triows._patience import PatientListener
 from triows._spec import CloseCode
 from triows._stream import socket_address
 from triows._warmup import warm_up_in_thread
@@ -348,7 +349,9 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
             nursery.start_soon(server.stop_in_order)
             task_status.started(server)
             await trio.serve_listeners(
-                server.serve_connection, list(listeners), handler_nursery=handler_nursery or nursery
+                server.serve_connection,
+                [PatientListener(one) for one in listeners],
+                handler_nursery=handler_nursery or nursery,
             )
     finally:
         for listener in listeners:

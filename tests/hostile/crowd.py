@@ -74,6 +74,11 @@ class MeasuredServer:
                 return seen
             assert time.monotonic() < deadline, seen
 
+    def used_cpu(self):
+        """Seconds of CPU that the server has used; it need not answer for that."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def limit_descriptors(self, count):
         """Let the server open *count* descriptors and no more."""
         _, most = resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE)
