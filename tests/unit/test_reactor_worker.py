@@ -55,7 +55,7 @@ async def test_a_driver_ends_with_its_last_connection(kind):
             await converse(client)
             driver.finish()
             await converse(client)
-            assert driver.connections == 1
+            assert driver.statistics().connections == 1
             await client.aclose()
     assert driver.connections == 0
 
