@@ -17,6 +17,7 @@ from tests.unit.test_turn import (
     TEXT,
     Pair,
     close_payload,
+    drain,
     frames,
     joined,
     masked,
@@ -266,4 +267,61 @@ def test_what_epoll_cannot_be_asked_for_ends_the_connection(monkeypatch):
 
     assert pair.register(s.CONNECTIONS) == 0
     assert pair.loop.statistics().errnos["ENOMEM"] == 1
+    pair.close()
+
+
+@pytest.mark.parametrize(("each", "served"), [(1, 40), (30, 40), (150, 8), (70, 16), (5_000, 8)])
+def test_a_turn_stops_at_its_budget(monkeypatch, each, served):
+    """After a millisecond a turn serves no more than eight sockets; the next goes on from there."""
+    pair = Pair()
+    clients = [pair.connect() for _ in range(40)]
+    for client in clients:
+        client.send(masked(TEXT, b"hi"))
+    clock = [10**9]
+    real = _turn.serve_socket
+
+    def serve_socket(*args):
+        clock[0] += each * 1_000  # microseconds
+        return real(*args)
+
+    monkeypatch.setattr(_turn, "serve_socket", serve_socket)
+    monkeypatch.setattr(_turn, "now", lambda _: clock[0])
+
+    turns = [pair.loop.take_turns(0, 1)]
+    while pair.loop.has_events:
+        turns.append(pair.loop.take_turns(0, 1))
+
+    assert turns[0] == served
+    assert sum(turns) == 40
+    assert all(frames(drain(client)) == [(TEXT, b"hi")] for client in clients)
+    pair.close()
+
+
+@pytest.mark.parametrize("size", [2**16, 2**18, 2**20])
+def test_an_octet_is_copied_a_bounded_number_of_times(monkeypatch, size):
+    """However large a message is, what is moved for it is a small multiple of its octets."""
+    moved = [0]
+    real_move, real_resize = _inlet.move, _inlet.resize
+    rooms = {}
+
+    def move(target, start, source, source_start, count):
+        moved[0] += int(count)
+        return real_move(target, start, source, source_start, count)
+
+    def resize(handle, room):
+        moved[0] += rooms.pop(int(handle), 0)  # at the worst
+        block = real_resize(handle, room)
+        rooms[int(block)] = int(room)
+        return block
+
+    for module in (_inlet, _outlet):
+        monkeypatch.setattr(module, "move", move)
+        monkeypatch.setattr(module, "resize", resize)
+    pair = Pair()
+    client = pair.connect()
+
+    reply = pair.talk(client, masked(BINARY, bytes(size)))
+
+    assert len(reply) == size + 10
+    assert moved[0] < 3 * size
     pair.close()
