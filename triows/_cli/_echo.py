@@ -132,7 +132,8 @@ def _stopping_on_signals() -> Iterator[None]:
     """Cancel the block at the first signal; leave the process at the second.
 
     Plain handlers rather than a task that waits for signals: the second one must
-    work even if the loop is stuck, which may be why it was sent.
+    work even if the loop is stuck, which may be why it was sent. It may also come
+    when the block has ended and the process has not: the handlers then stay.
     """
     scope = trio.CancelScope()
     token = trio.lowlevel.current_trio_token()
@@ -147,8 +148,9 @@ def _stopping_on_signals() -> Iterator[None]:
         with scope:
             yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not scope.cancel_called:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:
