@@ -19,6 +19,7 @@ BOUNDED = (
     "frame_headers",
     "utf8",
     "scan",
+    "turn",
     "engine",
     "engine_embedded",
     "engine_frames",
@@ -55,6 +56,37 @@ def test_leaving_the_octets_would_be_noticed():
     result = run_guarded("--overrun")
 
     assert result.returncode == -signal.SIGSEGV
+
+
+def run_guarded_loops(guard, *arguments):
+    """Run the turn's tests with every loop's arrays between guard pages."""
+    ensure_warm()
+    plugins = ["-p", "no:cacheprovider", "-p", "tests.hostile.guarded_loops"]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plugins, *arguments, "tests/unit/test_turn.py"],
+        cwd=ROOT,
+        env={**os.environ, "GUARD": guard, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no reactor")
+@pytest.mark.parametrize("guard", ["start", "end"])
+def test_item_34_no_turn_leaves_its_arrays(guard):
+    """Every path of the turn, with traffic, touches nothing beyond either end of its arrays."""
+    result = run_guarded_loops(guard)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no reactor")
+def test_item_34_a_turn_that_left_its_arrays_would_be_noticed():
+    """The test above fails if a loop's kernel goes one octet too far."""
+    assert run_guarded_loops("overrun").returncode == -signal.SIGSEGV
 
 
 def test_every_index_is_within_bounds(tmp_path):

@@ -34,7 +34,7 @@ def make(kind, grace=5.0):
 def give(driver, leftover=b""):
     """A client whose connection *driver* is given."""
     ours, theirs = socket.socketpair()
-    driver.add(theirs.detach(), leftover)
+    driver.add(theirs.detach(), leftover, None, None, 0)
     return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
 
 
