@@ -4,12 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import trio
+from numba.core import event
 
-from triows._kernels import ensure_warm
+import triows
+from tests.hostile.crowd import REQUEST
+from tests.naive_reception import build_frame
+from triows._kernels import ensure_warm, turn
 from triows._kernels._registry import JIT
+from triows._reactor import Loop
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("guard_pages.py")
@@ -104,3 +112,56 @@ def test_every_index_is_within_bounds(tmp_path):
     )
 
     assert result.returncode == 0, result.stdout
+
+
+@triows.compiled
+def turn_round(payload, opcode):
+    """Send text back in reverse order; close for anything else."""
+    if opcode != 1:
+        return 2
+    for i in range(len(payload) // 2):
+        payload[i], payload[-1 - i] = payload[-1 - i], payload[i]
+    return 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no reactor")
+@pytest.mark.parametrize("threads", [0, 1])
+async def test_item_38_serving_compiles_nothing(threads):
+    """Once a reactor listens, nothing is compiled: not for any message, nor for how it ends."""
+    frame = partial(build_frame, key=b"mask")
+    with trio.fail_after(60):
+        async with triows.open_reactor(turn_round, threads=threads) as reactor:
+            ((host, port),) = await reactor.listen(0)
+            with event.install_recorder("numba:compile") as compiled:
+                for stream, ending in (
+                    (frame(1, b"abc") + frame(1, b"x", fin=False) + frame(0, b"y"), b"yx"),
+                    (frame(1, b"large" * 20_000), b"large"[::-1]),
+                    (frame(9, b"ping") + frame(8, b"\x03\xe8"), b"\x88\x02\x03\xe8"),
+                    (frame(2, b"to be closed"), b"\x88\x02\x03\xe8"),
+                    (frame(3), b"reserved opcode"),
+                ):
+                    client = await trio.open_tcp_stream(host, port)
+                    await client.send_all(REQUEST + stream)
+                    octets = b""
+                    while not octets.endswith(ending):
+                        octets += await client.receive_some()
+                    await client.aclose()
+                served = reactor.statistics().total
+
+    assert served.messages_received == 4
+    assert list(compiled.buffer) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no reactor")
+def test_item_38_a_turn_of_other_types_is_refused():
+    """Arrays of other types than declared are a `TypeError`, and compile nothing."""
+    loop = Loop(0, triows.Limits(), triows.KeepAlive())
+    with event.install_recorder("numba:compile") as compiled:
+        for number, array in enumerate(loop._arrays):
+            for wrong in (array.astype(np.float64), array.astype(np.uint16), None):
+                arrays = [*loop._arrays[:number], wrong, *loop._arrays[number + 1 :]]
+                with pytest.raises(TypeError):
+                    turn.drive(*arrays, turn.TAKE_TURNS, 0, 1)
+    loop.close()
+
+    assert list(compiled.buffer) == []
