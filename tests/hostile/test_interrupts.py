@@ -96,7 +96,8 @@ def twice(threads, seed):
     """Two: it ends at once, or in order if it was quicker."""
     numbers = random.Random(seed).choices([signal.SIGINT, signal.SIGTERM], k=2)
     status, output, errors = strike(threads, numbers, seed)
-    assert status in {0, 128 + numbers[1], -numbers[1]}  # the last when Python itself was ending
+    # Two that are pending come in any order; Python, while it ends itself, has no handlers.
+    assert status in {0, *(128 + number for number in numbers), *(-number for number in numbers)}
     assert (output, errors) == ("", "")
 
 

@@ -11,7 +11,7 @@ import trio.testing
 
 import triows
 from tests.naive_reception import build_frame
-from triows._reactor import Driver, InlineDriver, Loop, ThreadDriver
+from triows._reactor import Driver, InlineDriver, Loop, Outbox, ThreadDriver
 
 HI = build_frame(1, b"hi", key=b"mask")
 HI_BACK = build_frame(1, b"hi")
@@ -28,7 +28,7 @@ def _warm(warm):
 
 def make(kind, grace=5.0):
     """A driver with a loop of its own."""
-    return kind(Loop(0, triows.Limits(), triows.KeepAlive()), grace)
+    return kind(Loop(0, triows.Limits(), triows.KeepAlive()), grace, Outbox(2**20))
 
 
 def give(driver, leftover=b""):
