@@ -13,7 +13,6 @@ import pytest
 import trio
 
 import triows
-from tests.conftest import echo
 from tests.hostile.crowd import (
     HELLO,
     HELLO_BACK,
@@ -24,6 +23,7 @@ from tests.hostile.crowd import (
     receive,
     receive_head,
 )
+from tests.hostile.measured_server import echo
 
 EXHAUSTED = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
 SOON = 1.0
