@@ -673,9 +673,9 @@ def test_a_turn_has_a_budget_and_leaves_the_rest(start):
     for client in clients:
         client.send(masked(TEXT, b"hi"))
 
-    served = [pair.loop.take_turns(0, 1) for _ in range(5)]
+    served = [pair.loop.take_turns(0, 1) for _ in range(40)]
 
-    assert served == [8] * 5
+    assert served == [1] * 40
     assert not pair.loop.has_events
     assert all(frames(drain(client)) == [(TEXT, b"hi")] for client in clients)
 

@@ -274,7 +274,7 @@ def turn(
             loop[s.IS_WOKEN] = 1
         elif slots[slot, s.GENERATION] == found[EVENT_GENERATION]:
             serve_socket(loop, slots, region, table, event, slot, found[EVENT_MASK])
-        if loop[s.CURSOR] & 7 == 0 and now(clock) - loop[s.NOW] > loop[s.BUDGET]:
+        if now(clock) - loop[s.NOW] > loop[s.BUDGET]:
             break
         if loop[s.COLLECTS] and not has_room(loop, region):
             break

@@ -27,7 +27,7 @@ itself readable when it has events, which is how Trio waits for a loop that it d
 
 **Whose memory it is.** The region belongs to the loop and is overwritten by the next
 ``recv``. A payload is a view of it, good until the handler returns. An idle connection
-is a row of 336 octets. Three things can hang on it, each a block of libc's: an
+is a row of 352 octets. Three things can hang on it, each a block of libc's: an
 unfinished header or control frame; an unfinished message, which the rest of a large
 frame is received into directly, so that an octet is copied once at the most; and a queue
 of what the kernel did not take.
@@ -44,7 +44,7 @@ wrong with one, it stops, and the general scan goes on from there. There is one 
 rules: what `serve_plain` does not accept it does not judge.
 
 **Fairness.** A turn serves what one `epoll_wait` has reported, each socket once and for
-64 KiB at the most, and looks at the clock every eighth socket; after a millisecond it
+64 KiB at the most, and looks at the clock after each socket; after a millisecond it
 leaves the rest for the next turn. epoll puts a socket that still has something to read
 behind the others.
 
