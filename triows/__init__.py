@@ -1,5 +1,6 @@
 """WebSockets for Trio: structured concurrency above, compiled speed below."""
 
+from triows._channel import CloseReason, ConnectionBroken, IncomingMessage, OutgoingMessage
 from triows._client import open_websocket
 from triows._engine import (
     Accept,
@@ -39,7 +40,7 @@ from triows._sender import Sender
 from triows._server import Server, ServerStatistics, serve, serve_listeners
 from triows._spec import CloseCode, Opcode
 from triows._version import __version__
-from triows._websocket import CloseReason, ConnectionBroken, WebSocket, WebSocketStatistics
+from triows._websocket import WebSocket, WebSocketStatistics
 
 __all__ = [
     "Accept",
@@ -55,6 +56,7 @@ __all__ = [
     "HandshakeRejected",
     "Header",
     "Headers",
+    "IncomingMessage",
     "Incomplete",
     "InputSegment",
     "InvalidHandshake",
@@ -63,6 +65,7 @@ __all__ = [
     "LocalSegment",
     "LoopStatistics",
     "Opcode",
+    "OutgoingMessage",
     "ProtocolError",
     "Reactor",
     "ReactorStatistics",

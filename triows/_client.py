@@ -15,6 +15,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import attrs
 import trio
@@ -24,7 +25,7 @@ from triows._errors import HandshakeRejected, InvalidHandshake
 from triows._nursery import unwrapped_nursery
 from triows._options import KeepAlive, Limits
 from triows._spec import CloseCode
-from triows._stream import socket_address
+from triows._stream import StreamDriver, socket_address
 from triows._url import URL
 from triows._warmup import warm_up_in_thread
 from triows._websocket import Opening, WebSocket
@@ -251,4 +252,5 @@ def _make_websocket(
         local=socket_address(stream, "getsockname"),
         remote=remote,
     )
-    return WebSocket(stream, engine, limits=settings.limits, opening=opening)
+    make_driver = partial(StreamDriver, stream, engine)
+    return WebSocket(make_driver, limits=settings.limits, opening=opening)

@@ -13,11 +13,13 @@ of a ``send``, is no error at all.
 import math
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Literal, NoReturn, TypeAlias
 
 import attrs
 import trio
 
+from triows._channel import ConnectionBroken
 from triows._engine import Budget, ServerEngine, ServerHandshake, check_subprotocols
 from triows._faultlog import FaultLog, sift
 from triows._nursery import unwrapped_nursery
@@ -25,9 +27,9 @@ from triows._opening import OnRequest, ServerOpening
 from triows._options import KeepAlive, Limits
 from triows._patience import PatientListener
 from triows._spec import CloseCode
-from triows._stream import socket_address
+from triows._stream import StreamDriver, socket_address
 from triows._warmup import warm_up_in_thread
-from triows._websocket import ConnectionBroken, Opening, WebSocket
+from triows._websocket import Opening, WebSocket
 
 Handler: TypeAlias = Callable[[WebSocket], Awaitable[object]]
 DriverName: TypeAlias = Literal["auto", "stream", "reactor"]
@@ -235,7 +237,8 @@ class Server:
             local=socket_address(stream, "getsockname"),
             remote=handshake.request.remote,
         )
-        return WebSocket(stream, engine, limits=self._settings.limits, opening=opening)
+        make_driver = partial(StreamDriver, stream, engine)
+        return WebSocket(make_driver, limits=self._settings.limits, opening=opening)
 
 
 async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword

@@ -32,12 +32,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import trio
 
-from triows._engine import Engine, Event, Octets, Phase
+from triows._driver import Sink
+from triows._engine import Closed, Engine, Event, Failed, Lost, Octets, Part, Phase
 
 RECEIVE_SIZE = 65_536
 """Octets of one receive. More loses cache locality, less costs system calls."""
@@ -59,18 +60,8 @@ An `OSError`, of which `ssl.SSLError` is one, should not come from a Trio stream
 """
 
 
-class Sink(Protocol):
-    """What a driver needs of the channel above it."""
-
-    def deliver(self, events: Iterable[Event]) -> None:
-        """Take what was received, in order; must not block."""
-
-    def make_room(self) -> None:
-        """Take note that octets have left, or never will."""
-
-
 class StreamDriver:
-    """Drives an engine over a stream until the connection has ended.
+    """Drives an engine over a stream until the connection has ended: a `Driver`.
 
     Args:
         stream: open and past the opening handshake; owned from now on.
@@ -94,7 +85,55 @@ class StreamDriver:
         self.is_broken = False
         """Whether the transport no longer takes octets."""
 
-    # What the channel asks for.
+    # What the channel asks for: see `triows._driver.Driver`.
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something can be queued."""
+        return self._engine.phase is Phase.OPEN and not self.is_broken
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether nothing more will be delivered."""
+        return self._engine.is_closed
+
+    @property
+    def unsent(self) -> int:
+        """Octets that the transport has not taken yet."""
+        return self._engine.outbound.size
+
+    @property
+    def outcome(self) -> Closed | Failed | Lost | None:
+        """How the connection ended, or None while it has not."""
+        return self._engine.outcome
+
+    def send(self, opcode: int, payload: bytes) -> None:
+        """Queue a message."""
+        self._engine.send(opcode, payload)
+        self.flush()
+
+    def send_part(self, opcode: int, payload: bytes, *, is_last: bool) -> None:
+        """Queue a part of a message."""
+        self._engine.send_part(opcode, payload, is_last=is_last)
+        self.flush()
+
+    def ping(self, payload: bytes) -> None:
+        """Queue a Ping; ValueError if it is too long."""
+        self._engine.ping(payload)
+        self.flush()
+
+    def close(self, code: int, reason: str) -> None:
+        """Start the closing handshake; ValueError if that may not be sent."""
+        self._engine.close(code, reason, trio.current_time())
+        self.flush()
+
+    def begin_parts(self) -> Part | None:
+        """Deliver the message under way, or the next one, in parts."""
+        return self._engine.begin_parts()
+
+    def end_parts(self) -> None:
+        """Deliver the next message whole, after all."""
+        self._engine.end_parts()
 
     def flush(self) -> None:
         """Send what the engine has queued, now if the transport takes it, else soon."""

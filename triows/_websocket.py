@@ -12,58 +12,31 @@ What it promises, and how:
   those who wait for the end.
 - **Memory is bounded**: unread messages at which reading stops, unsent octets at
   which sending waits.
+
+The parts are in `triows._channel`; what moves the octets is behind `triows._driver`.
 """
 
-from collections import deque
-from collections.abc import Iterable
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 
 import attrs
 import trio
 
-from triows._engine import (
-    Closed,
-    Engine,
-    Event,
-    HTTPResponse,
-    Lost,
-    Message,
-    Phase,
-    Ponged,
-    Request,
+from triows._channel import (
+    CloseReason,
+    Ending,
+    Inbox,
+    IncomingMessage,
+    Outbox,
+    OutgoingMessage,
+    Payload,
+    Pings,
 )
-from triows._errors import TriowsError
+from triows._channel._outbox import BINARY, TEXT, encode
+from triows._driver import Driver, Sink
+from triows._engine import Event, HTTPResponse, Message, Part, Ponged, Request
 from triows._options import Limits
-from triows._spec import CloseCode, Opcode
-from triows._stream import StreamDriver
-
-Payload: TypeAlias = str | bytes | bytearray | memoryview
-
-
-@attrs.frozen
-class CloseReason:
-    """Why a connection ended (RFC 6455 §7.1.5, §7.1.6).
-
-    Its code is the peer's if the peer sent a Close frame; the one that this side
-    sent if it gave the connection up; 1006 if the transport went without either.
-    """
-
-    code: int
-    reason: str = ""
-
-
-class ConnectionBroken(TriowsError, trio.BrokenResourceError):  # noqa: N818 - as Trio's
-    """The connection ended, and not cleanly, or ended while there was something to send.
-
-    Args:
-        code: the close code, see `CloseReason`.
-        reason: the peer's reason, or what this side found wrong.
-    """
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"the connection ended with code {code}: {reason!r}")
-        self.code = code
-        self.reason = reason
+from triows._spec import CloseCode
 
 
 @attrs.frozen(kw_only=True)
@@ -92,16 +65,6 @@ class WebSocketStatistics:
     tasks_waiting_to_send: int
 
 
-@attrs.define(eq=False)
-class _Ping:
-    """A Ping whose Pong is awaited."""
-
-    payload: bytes
-    sent: float
-    is_over: trio.Event = attrs.field(factory=trio.Event)
-    round_trip: float | None = None
-
-
 class WebSocket(trio.abc.Channel[str | bytes]):
     """A connection: ``async for message in ws``, ``await ws.send(message)``.
 
@@ -111,33 +74,23 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     triows makes these and gives them to handlers.
 
     Args:
-        stream: open and past the opening handshake.
-        engine: this end's engine.
+        make_driver: makes what drives the connection, which is past the opening handshake,
+            and delivers to the `Sink` that it is called with.
         limits: of the queues.
         opening: what the handshake settled.
     """
 
     def __init__(
-        self, stream: trio.abc.Stream, engine: Engine, *, limits: Limits, opening: Opening
+        self, make_driver: Callable[[Sink], Driver], *, limits: Limits, opening: Opening
     ) -> None:
         self._opening = opening
-        self._engine = engine
-        self._limits = limits
-        self._driver = StreamDriver(stream, engine, self)
-        self._inbox: deque[Message] = deque()
-        self._unread_octets = 0
-        self._is_paused = False
-        self._receiver: trio.lowlevel.Task | None = None
-        self._is_receiving = False
-        self._turn = trio.Lock()
-        self._room = trio.lowlevel.ParkingLot()
-        self._pings: dict[bytes, _Ping] = {}
-        self._ping_count = 0
-        self._is_closed_here = False
-        self._has_sent_close = False
+        self._driver = driver = make_driver(self)
+        self._ending = Ending(driver)
+        self._inbox = Inbox(driver, limits, self._ending)
+        self._outbox = Outbox(driver, limits.send_queue_octets, self._ending)
+        self._pings = Pings()
+        self._scopes: tuple[trio.CancelScope, ...] = ()
         self._ended = trio.Event()
-        self._sent = self._sent_octets = 0
-        self._received = self._received_octets = 0
 
     # Sending.
 
@@ -159,14 +112,11 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         Cancelling: ``Cancelled`` means that nothing of the message was or will be sent;
         a return, that all of it will be, unless the connection ends first.
         """
-        opcode, payload = _encode(message)
+        opcode, payload = encode(message)
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._is_full or self._turn.locked():
-            async with self._turn:
-                await self._wait_for_room()
-                self._queue(opcode, payload)
-        else:
-            self._queue(opcode, payload)
+        if self._outbox.must_wait:
+            await self._outbox.wait()
+        self._outbox.queue(opcode, payload)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def send_nowait(self, message: Payload) -> None:
@@ -177,10 +127,50 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
         And what `send` raises.
         """
-        opcode, payload = _encode(message)
-        if (self._is_full or self._turn.locked()) and self.is_open:
+        opcode, payload = encode(message)
+        if self._outbox.must_wait and self.is_open:
             raise trio.WouldBlock
-        self._queue(opcode, payload)
+        self._outbox.queue(opcode, payload)
+
+    @asynccontextmanager
+    async def open_message(self, *, text: bool) -> AsyncIterator[OutgoingMessage]:
+        """Send a message in parts, for the time of an ``async with`` block (RFC 6455 §5.4).
+
+        The block gets an `OutgoingMessage`; ``await message.send(part)`` sends a part, and
+        leaving the block makes the message whole. Entering it waits as `send` does. Until it
+        is left other tasks' messages wait, but Pings do not.
+
+        An exception that leaves the block, once a part was sent, closes the connection with
+        1011: the message can neither be finished nor taken back. The peer never gets it.
+        What the peer still sends can be received. If no part was sent, nothing has happened.
+
+        Args:
+            text: whether the parts are ``str``, which are sent as one text; otherwise they
+                are octets.
+
+        Raises:
+            trio.ClosedResourceError: `aclose` was called on this side, before the block or
+                in it; the message was not sent whole.
+            ConnectionBroken: the connection has ended, likewise.
+            RuntimeError: from `send` or `open_message` in the block, by the same task.
+
+        Cancelling, on entering: nothing was sent. In the block it is an exception as any;
+        but ``Cancelled`` that comes from a part and does not leave the block does no harm.
+        """
+        outbox = self._outbox
+        await outbox.take_floor()
+        message = OutgoingMessage(outbox, TEXT if text else BINARY)
+        try:
+            yield message
+            message.end()
+        except BaseException:
+            message.give_up()
+            if message.has_begun and self.is_open:
+                self._end_sending(CloseCode.INTERNAL_ERROR, "message not finished")
+            raise
+        finally:
+            outbox.leave_floor()
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def ping(self, payload: bytes | None = None) -> float:
         """Send a Ping, waiting for room as `send` does, and wait for its Pong (RFC 6455 §5.5.2).
@@ -200,18 +190,19 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         Cancelling leaves the connection usable; a late Pong is ignored.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._is_full or self._turn.locked():
-            async with self._turn:
-                await self._wait_for_room()
-        ping = self._queue_ping(payload)
+        if self._outbox.must_wait:
+            await self._outbox.wait_for_room()
+        self._ending.check_sendable()
+        payload = self._pings.choose(payload)
+        self._driver.ping(payload)
+        ping = self._pings.add(payload, trio.current_time())
         try:
             await ping.is_over.wait()
         finally:
-            if self._pings.get(ping.payload) is ping:
-                del self._pings[ping.payload]
+            self._pings.forget(ping)
         if ping.round_trip is None:
-            self._check_sendable()
-            raise self._broken()
+            self._ending.check_sendable()
+            raise self._ending.broken()
         return ping.round_trip
 
     # Receiving.
@@ -228,20 +219,13 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
         Cancelling loses no message.
         """
-        if self._is_receiving:
-            raise trio.BusyResourceError("another task is receiving from this WebSocket")
-        self._is_receiving = True
+        inbox = self._inbox
+        inbox.reserve()
         try:
-            if self._inbox:
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.lowlevel.checkpoint_if_cancelled()
-                if self._may_hear_more:
-                    self._receiver = trio.lowlevel.current_task()
-                    await trio.lowlevel.wait_task_rescheduled(self._forget_receiver)
+            await inbox.wait()
             return self._take()
         finally:
-            self._is_receiving = False
+            inbox.release()
 
     def receive_nowait(self) -> str | bytes:
         """Receive the next message if there is one.
@@ -251,11 +235,77 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
         And what `receive` raises.
         """
-        if self._is_receiving:
-            raise trio.BusyResourceError("another task is receiving from this WebSocket")
-        if not self._inbox and self._may_hear_more:
-            raise trio.WouldBlock
-        return self._take()
+        inbox = self._inbox
+        inbox.reserve()
+        try:
+            if not inbox and self._ending.may_hear_more:
+                raise trio.WouldBlock
+            return self._take()
+        finally:
+            inbox.release()
+
+    async def receive_batch(self, max: int) -> list[str | bytes]:  # noqa: A002 - as in max_bytes
+        """Receive the messages that are there, waiting for the first.
+
+        One task that takes many messages at a time saves a scheduling pass for each.
+
+        Args:
+            max: how many at the most, 1 or more.
+
+        Returns:
+            1..max messages, in order.
+
+        Raises:
+            ValueError: *max* is less than 1.
+
+        And what `receive` raises, when there is no message before the end.
+
+        Cancelling loses no message.
+        """
+        if max < 1:
+            raise ValueError(f"a batch is of 1 message or more, not {max}")
+        inbox = self._inbox
+        inbox.reserve()
+        try:
+            await inbox.wait()
+            batch = [self._take()]
+            while inbox and len(batch) < max:
+                batch.append(self._take())
+            return batch
+        finally:
+            inbox.release()
+
+    @asynccontextmanager
+    async def receive_parts(self) -> AsyncIterator[IncomingMessage]:
+        """Receive the next message in parts as they come (RFC 6455 §5.4).
+
+        The block gets an `IncomingMessage`: ``async for part in message``. Entering it waits
+        for the message to begin. Parts are what the transport happens to give, but never
+        empty; what is unread is bounded as whole messages are, so that a message may be far
+        larger than memory where `Limits.max_message` and ``message_timeout`` allow it. What
+        the block leaves unread of the message is thrown away. Until it is left, no one else
+        can receive.
+
+        Raises:
+            What `receive` raises, on entering.
+
+        Cancelling, on entering, loses nothing. In the block, the rest of the message is
+        thrown away, as by any other way of leaving it.
+        """
+        inbox = self._inbox
+        inbox.reserve()
+        try:
+            await inbox.wait_for_parts()
+            first = inbox.peek()
+            if first is None:
+                self._ending.raise_ended()
+            message = IncomingMessage(inbox, self._ending, first)
+            try:
+                yield message
+            finally:
+                message.leave()
+        finally:
+            inbox.release()
 
     # Closing.
 
@@ -275,14 +325,11 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
         Cancelling drops the transport at once.
         """
-        if not self._is_closed_here:
-            self._engine.close(code, reason, trio.current_time())
-            self._is_closed_here = True
+        if not self._ending.is_closed_here:
+            self._driver.close(code, reason)
+            self._ending.is_closed_here = True
             self._inbox.clear()
-            self._unread_octets = 0
-            self._read_on()
             self._wake_everyone()
-            self._driver.flush()
         try:
             await self._ended.wait()
         except BaseException:
@@ -307,12 +354,33 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         Cancelling: ``Cancelled`` means that nothing was done.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_sendable()
-        self._engine.close(code, reason, trio.current_time())
-        self._has_sent_close = True
-        self._room.unpark_all()
-        self._driver.flush()
+        self._ending.check_sendable()
+        self._end_sending(code, reason)
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+    @asynccontextmanager
+    async def cancel_on_close(self) -> AsyncIterator[trio.CancelScope]:
+        """Cancel the ``async with`` block when the connection ends.
+
+        That is when the peer's Close arrives or the connection breaks, even if there are
+        messages before it that were not received; and once `aclose` is done on this side.
+        The block is left without an exception then, and ``scope.cancelled_caught`` is true.
+        When the connection has ended before, the block's first checkpoint ends it.
+
+        Returns:
+            The block's scope.
+
+        Cancelling is that of the block.
+        """
+        await trio.lowlevel.checkpoint()
+        with trio.CancelScope() as scope:
+            if self._ended.is_set() or not self._ending.may_hear_more:
+                scope.cancel()
+            self._scopes += (scope,)
+            try:
+                yield scope
+            finally:
+                self._scopes = tuple(one for one in self._scopes if one is not scope)
 
     # What is known.
 
@@ -344,37 +412,29 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     @property
     def close_reason(self) -> CloseReason | None:
         """Why the connection ended, or None while it has not."""
-        outcome = self._engine.outcome
-        if outcome is None:
-            return None
-        if isinstance(outcome, Lost):
-            return CloseReason(CloseCode.ABNORMAL, outcome.reason)
-        return CloseReason(outcome.code, outcome.reason)
+        return self._ending.reason
 
     @property
     def is_open(self) -> bool:
         """Whether a message can be queued: neither side has closed, the transport works."""
-        return (
-            self._engine.phase is Phase.OPEN
-            and not self._is_closed_here
-            and not self._driver.is_broken
-        )
+        return self._driver.is_open and not self._ending.is_closed_here
 
     def statistics(self) -> WebSocketStatistics:
         """Return a snapshot of what went through and what waits."""
+        inbox, outbox = self._inbox, self._outbox
         return WebSocketStatistics(
-            messages_sent=self._sent,
-            messages_received=self._received,
-            octets_sent=self._sent_octets,
-            octets_received=self._received_octets,
-            unread_messages=len(self._inbox),
-            unread_octets=self._unread_octets,
-            unsent_octets=self._engine.outbound.size,
-            tasks_waiting_to_send=self._turn.statistics().tasks_waiting + len(self._room),
+            messages_sent=outbox.sent,
+            messages_received=inbox.received,
+            octets_sent=outbox.sent_octets,
+            octets_received=inbox.received_octets,
+            unread_messages=len(inbox),
+            unread_octets=inbox.octets,
+            unsent_octets=self._driver.unsent,
+            tasks_waiting_to_send=outbox.waiting,
         )
 
     def __repr__(self) -> str:
-        state = self.close_reason or self._engine.phase.value
+        state = self.close_reason or ("open" if self.is_open else "closing")
         return f"<WebSocket with {self.remote}, {state}>"
 
     # What the driver and the shells call.
@@ -386,6 +446,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         finally:
             self._ended.set()
             self._wake_everyone()
+            self._cancel_scopes()
 
     def abort(self, why: str) -> None:
         """Drop the transport at once; for the shells. Once the connection has ended, nothing."""
@@ -394,145 +455,43 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
     def deliver(self, events: Iterable[Event]) -> None:
         """Take what was received; for the driver."""
+        inbox = self._inbox
         for event in events:
-            if type(event) is Message:
-                self._admit(event)
+            if type(event) is Message or type(event) is Part:
+                inbox.admit(event)
             elif isinstance(event, Ponged):
-                self._answer(event.payload)
+                self._pings.answer(event.payload, trio.current_time())
             else:
                 self._wake_everyone()
-        if self._inbox and self._receiver is not None:
-            trio.lowlevel.reschedule(self._receiver)
-            self._receiver = None
+                if not self._ending.is_closed_here:  # else once it is over: `aclose` goes on
+                    self._cancel_scopes()
+        if inbox:
+            inbox.wake()
 
     def make_room(self) -> None:
-        """Take note that octets have left; for the driver."""
-        if not (self._is_full and self.is_open):
-            self._room.unpark_all()
+        """Take note that octets have left, or never will; for the driver."""
+        self._outbox.make_room()
 
     # Inside.
 
-    @property
-    def _may_hear_more(self) -> bool:
-        return not (self._engine.is_closed or self._is_closed_here)
-
-    @property
-    def _is_full(self) -> bool:
-        return self._engine.outbound.size >= self._limits.send_queue_octets
-
-    def _queue(self, opcode: int, payload: bytes) -> None:
-        self._check_sendable()
-        self._sent += 1
-        self._sent_octets += len(payload)
-        self._engine.send(opcode, payload)
-        self._driver.flush()
-
-    async def _wait_for_room(self) -> None:
-        """Wait until there is room or no use for it; for whose turn it is to send."""
-        while self._is_full and self.is_open:
-            await self._room.park()
-
-    def _queue_ping(self, payload: bytes | None) -> _Ping:
-        self._check_sendable()
-        if payload is None:
-            payload = self._fresh_ping_payload()
-        elif payload in self._pings:
-            raise ValueError(f"a ping with the payload {payload!r} is waited for already")
-        self._engine.ping(payload)
-        ping = self._pings[payload] = _Ping(payload, trio.current_time())
-        self._driver.flush()
-        return ping
-
-    def _fresh_ping_payload(self) -> bytes:
-        while True:
-            self._ping_count += 1
-            payload = b"triows %d" % self._ping_count
-            if payload not in self._pings:
-                return payload
-
-    def _check_sendable(self) -> None:
-        if self._is_closed_here or self._has_sent_close:
-            raise trio.ClosedResourceError("this WebSocket was closed")
-        if not self.is_open:
-            raise self._broken()
-
-    def _admit(self, message: Message) -> None:
-        self._received += 1
-        self._received_octets += message.size
-        if self._is_closed_here:
-            return
-        self._inbox.append(message)
-        self._unread_octets += message.size
-        if not self._is_paused and (
-            self._unread_octets >= self._limits.receive_queue_octets
-            or len(self._inbox) >= self._limits.receive_queue_messages
-        ):
-            self._is_paused = True
-            self._driver.pause()
-
     def _take(self) -> str | bytes:
         if not self._inbox:
-            self._raise_ended()
-        message = self._inbox.popleft()
-        self._unread_octets -= message.size
-        if (
-            self._is_paused
-            and self._unread_octets <= self._limits.receive_queue_octets // 2
-            and len(self._inbox) <= self._limits.receive_queue_messages // 2
-        ):
-            self._read_on()
+            self._ending.raise_ended()
+        message = self._inbox.take()
+        assert type(message) is Message  # parts come only to those who asked for them
         return message.payload
 
-    def _read_on(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
-            self._driver.resume()
-
-    def _forget_receiver(self, _: Any) -> trio.lowlevel.Abort:
-        self._receiver = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def _answer(self, payload: bytes) -> None:
-        """A Pong answers its Ping, and all that were sent before it (§5.5.3)."""
-        if payload not in self._pings:
-            return
-        now = trio.current_time()
-        for sent in list(self._pings):
-            ping = self._pings.pop(sent)
-            ping.round_trip = now - ping.sent
-            ping.is_over.set()
-            if sent == payload:
-                break
+    def _end_sending(self, code: int, reason: str) -> None:
+        """Send a Close, and nothing after it; go on receiving."""
+        self._driver.close(code, reason)
+        self._ending.has_sent_close = True
+        self._outbox.make_room()
 
     def _wake_everyone(self) -> None:
-        if self._receiver is not None:
-            trio.lowlevel.reschedule(self._receiver)
-            self._receiver = None
-        self._room.unpark_all()
-        for ping in self._pings.values():
-            ping.is_over.set()
+        self._inbox.wake()
+        self._outbox.make_room()
+        self._pings.give_up()
 
-    def _raise_ended(self) -> NoReturn:
-        if self._is_closed_here:
-            raise trio.ClosedResourceError("this WebSocket was closed")
-        outcome = self._engine.outcome
-        if isinstance(outcome, Closed) and outcome.code in _CLEAN:
-            raise trio.EndOfChannel
-        raise self._broken()
-
-    def _broken(self) -> ConnectionBroken:
-        reason = self.close_reason or CloseReason(CloseCode.ABNORMAL, "the transport broke")
-        return ConnectionBroken(reason.code, reason.reason)
-
-
-# Members of an IntEnum are slow to compute with.
-_TEXT, _BINARY = int(Opcode.TEXT), int(Opcode.BINARY)
-_CLEAN = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
-
-
-def _encode(message: Payload) -> tuple[int, bytes]:
-    if isinstance(message, str):
-        return _TEXT, message.encode()
-    if isinstance(message, (bytes, bytearray, memoryview)):
-        return _BINARY, bytes(message)
-    raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
+    def _cancel_scopes(self) -> None:
+        for scope in self._scopes:
+            scope.cancel()

@@ -22,6 +22,7 @@ from tests.conformance.peer import CLOSE, PING, TEXT, Frame, Peer, build_frame, 
 from tests.conformance.transports import open_pair, run_in_virtual_time
 from triows import ClientEngine, KeepAlive, Limits, Request, ServerEngine, WebSocket
 from triows._options import NO_KEEPALIVE
+from triows._stream import StreamDriver
 from triows._websocket import Opening
 
 REQUEST = Request(head=b"", scheme="ws", remote=None, is_upgrade=True)
@@ -217,7 +218,9 @@ async def connect(way: Way, role: str, nursery: trio.Nursery) -> AsyncIterator[C
         ours, theirs = await way.open(capacity)
         make = ServerEngine if role == "server" else ClientEngine
         engine = make(limits=limits, keepalive=keepalive, now=trio.current_time())
-        ws = WebSocket(ours, engine, limits=limits, opening=Opening(request=REQUEST))
+        ws = WebSocket(
+            partial(StreamDriver, ours, engine), limits=limits, opening=Opening(request=REQUEST)
+        )
         patience = 3600.0 if way.is_virtual else 10.0
         peer = (Peer if role == "server" else ServingPeer)(theirs, patience)
         pairs.append(Pair(ws, peer, role, partial(nursery.start_soon, ws.run, leftover)))

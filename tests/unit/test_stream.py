@@ -5,6 +5,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from tests.unit.conftest import (
 )
 from triows import CloseReason, ConnectionBroken, KeepAlive, Limits, ServerEngine, WebSocket
 from triows._options import NO_KEEPALIVE
-from triows._stream import Bell, plain_descriptor, shared_octets
+from triows._stream import Bell, StreamDriver, plain_descriptor, shared_octets
 from triows._websocket import Opening
 
 
@@ -139,7 +140,7 @@ async def test_the_watch_does_not_spin(connect: Connect, monkeypatch: pytest.Mon
     """A connection that idles for hours looks at its deadlines a few times an interval."""
     pair = await connect(keepalive=KeepAlive(interval=20, timeout=10))
     calls = 0
-    engine = pair.ws._engine
+    engine = pair.ws._driver._engine
     handle = engine.handle_timeout
 
     def count(now: float) -> Any:
@@ -274,7 +275,9 @@ class Scripted(trio.abc.Stream):
 def websocket_on(stream: trio.abc.Stream) -> WebSocket:
     """A server's channel on *stream*."""
     engine = ServerEngine(keepalive=NO_KEEPALIVE, now=trio.current_time())
-    return WebSocket(stream, engine, limits=Limits(), opening=Opening(request=REQUEST))
+    return WebSocket(
+        partial(StreamDriver, stream, engine), limits=Limits(), opening=Opening(request=REQUEST)
+    )
 
 
 @pytest.mark.parametrize("error", [trio.BrokenResourceError("why"), OSError(5, "why")])

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import trio
 
+from triows._channel import CloseReason, ConnectionBroken
 from triows._cli._printable import printable, write_all
 from triows._client import open_websocket
 from triows._errors import HandshakeError
@@ -18,7 +19,7 @@ from triows._nursery import unwrapped_nursery
 from triows._options import Limits
 from triows._spec import CloseCode
 from triows._warmup import warm_up_in_thread
-from triows._websocket import CloseReason, ConnectionBroken, WebSocket
+from triows._websocket import WebSocket
 
 CLEAN = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
 SHOWN_OCTETS = 32

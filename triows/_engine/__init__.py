@@ -18,6 +18,7 @@ from triows._engine._events import Event as Event
 from triows._engine._events import Failed as Failed
 from triows._engine._events import Lost as Lost
 from triows._engine._events import Message as Message
+from triows._engine._events import Part as Part
 from triows._engine._events import Ponged as Ponged
 from triows._engine._header import Header as Header
 from triows._engine._header import Incomplete as Incomplete

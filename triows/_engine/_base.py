@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 
 from triows import _kernels as kernels
 from triows._engine._closing import TRANSITIONS, Input, Phase
-from triows._engine._events import Closed, Event, Failed, Lost, Message, Ponged
+from triows._engine._events import Closed, Event, Failed, Lost, Message, Part, Ponged
 from triows._engine._frames import FIN, FrameReader, Piece
 from triows._engine._messages import Assembly, Budget
 from triows._engine._octets import Readable, own_octets
@@ -76,6 +76,9 @@ class Engine(ABC):
         self._reader = FrameReader(limits, expect_mask=self.is_server)
         self._assembly = Assembly(budget or Budget(limits.max_incomplete))
         self._time = Timekeeper(limits, keepalive or KeepAlive(), now)
+        self._opcode = 0  # of the message under way
+        self._gives_parts = False
+        self._is_sending_parts = False
 
     # What goes in.
 
@@ -111,7 +114,7 @@ class Engine(ABC):
         events: list[Event] = []
         if due is Due.PING:
             self._time.pinged(now)
-            self._append(Opcode.PING, KEEPALIVE_PAYLOAD)
+            self._append(_PING, KEEPALIVE_PAYLOAD)
         elif due is Due.SLOW_MESSAGE:
             error = ProtocolError(CloseCode.POLICY_VIOLATION, "message not finished in time")
             self._fail(error, now, events)
@@ -140,6 +143,24 @@ class Engine(ABC):
         """Note that the peer takes octets that had to wait: a sign of life, as octets from it."""
         self._time.heard(now)
 
+    def begin_parts(self) -> Part | None:
+        """Let the message under way, or else the next one, come in parts (RFC 6455 §5.4).
+
+        `receive` then gives each of its octets as soon as it has come, in `Part` events;
+        the messages behind it are whole again.
+
+        Returns:
+            What is held of a message under way: its first part.
+        """
+        self._gives_parts = True
+        if not self._assembly.is_under_way:
+            return None
+        return Part(self._assembly.take(), self._opcode, is_last=False)
+
+    def end_parts(self) -> None:
+        """Let the next message come whole, after all; no part may have come."""
+        self._gives_parts = False
+
     # What goes out.
 
     def send(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
@@ -150,7 +171,24 @@ class Engine(ABC):
             payload: one-dimensional octets; copied unless they are ``bytes``.
         """
         assert self.phase is Phase.OPEN
-        self._append(opcode, payload)
+        self._append(FIN | opcode, payload)
+
+    def send_part(
+        self, opcode: int, payload: bytes | bytearray | memoryview, *, is_last: bool
+    ) -> None:
+        """Queue a part of a data message, as a frame of its own (RFC 6455 §5.4).
+
+        Until its last part is queued, `send` may not be called.
+
+        Args:
+            opcode: the message's; its parts together are UTF-8 if that is TEXT.
+            payload: as for `send`; may be empty.
+            is_last: whether the message is whole with it.
+        """
+        assert self.phase is Phase.OPEN
+        first_octet = Opcode.CONTINUATION if self._is_sending_parts else opcode
+        self._append(first_octet | FIN if is_last else first_octet, payload)
+        self._is_sending_parts = not is_last
 
     def ping(self, payload: bytes) -> None:
         """Queue a Ping of 0..125 octets (RFC 6455 §5.5.2); its answer is a `Ponged` event.
@@ -161,7 +199,7 @@ class Engine(ABC):
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"a ping has at most {MAX_CONTROL_PAYLOAD} octets, not {len(payload)}")
         assert self.phase is Phase.OPEN
-        self._append(Opcode.PING, payload)
+        self._append(_PING, payload)
 
     def close(self, code: int, reason: str, now: float) -> None:
         """Start the closing handshake (RFC 6455 §7.1.2); again, or too late, does nothing.
@@ -203,13 +241,17 @@ class Engine(ABC):
             payload = view[start : start + size]
             if opcode >= _CLOSE:
                 self._take_control(opcode, bytes(payload), now, events)
-            elif flags == _WHOLE:
+            elif flags == _WHOLE and not self._gives_parts:
                 events.append(_message(opcode, payload, size))
             else:
                 self._assembly.add(payload)
-                if flags & kernels.MESSAGE_END:
+                is_last = bool(flags & kernels.MESSAGE_END)
+                if self._gives_parts:
+                    events.append(self._part(opcode, is_last=is_last))
+                elif is_last:
                     whole = self._finish_message()
                     events.append(_message(opcode, whole, len(whole)))
+                self._opcode = opcode
         self._note_whole()
 
     def _take_control(self, opcode: int, payload: bytes, now: float, events: list[Event]) -> None:
@@ -223,6 +265,13 @@ class Engine(ABC):
             self._move(Input.PEER_CLOSE, now, payload)
             self._discard_partial()
             events.append(self.outcome)
+
+    def _part(self, opcode: int, *, is_last: bool) -> Part:
+        part = Part(self._assembly.take(), opcode, is_last)
+        if is_last:
+            self._finish_message()
+            self._gives_parts = False
+        return part
 
     def _finish_message(self) -> bytearray:
         self._time.message_since = _NEVER
@@ -265,8 +314,8 @@ class Engine(ABC):
         if transition.sends_close:
             self.outbound.append_close(self._frame(FIN | Opcode.CLOSE, payload))
 
-    def _append(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
-        self.outbound.append(self._frame(FIN | opcode, payload))
+    def _append(self, first_octet: int, payload: bytes | bytearray | memoryview) -> None:
+        self.outbound.append(self._frame(first_octet, payload))
 
     @abstractmethod
     def _frame(
@@ -279,6 +328,7 @@ class Engine(ABC):
 _TEXT, _CLOSE, _WHOLE = int(Opcode.TEXT), int(Opcode.CLOSE), kernels.WHOLE
 _LISTENING = (Phase.OPEN, Phase.CLOSING)
 _NEVER = float("inf")
+_PING = FIN | int(Opcode.PING)
 
 
 def parse_close(payload: bytes) -> Closed:

@@ -11,6 +11,22 @@ class Message(NamedTuple):
     """Octets of the payload on the wire; of text, in UTF-8."""
 
 
+class Part(NamedTuple):
+    """A part of a data message that was asked for in parts (RFC 6455 §5.4)."""
+
+    payload: bytes
+    """Octets; those of text may begin and end within a character."""
+    opcode: int
+    """The message's."""
+    is_last: bool
+    """Whether the message is whole with it."""
+
+    @property
+    def size(self) -> int:
+        """Octets of the payload."""
+        return len(self.payload)
+
+
 class Ponged(NamedTuple):
     """A Pong arrived, asked for or not (RFC 6455 §5.5.3)."""
 
@@ -39,5 +55,5 @@ class Lost(NamedTuple):
     reason: str
 
 
-Event = Message | Ponged | Closed | Failed | Lost
+Event = Message | Part | Ponged | Closed | Failed | Lost
 """Pings need no event: the engine answers them."""

@@ -61,6 +61,13 @@ class Assembly:
         self._budget.take(len(piece))
         self._octets += piece
 
+    def take(self) -> bytes:
+        """Return what has come of the message, which stays under way."""
+        octets = bytes(self._octets or b"")
+        self._budget.give_back(len(octets))
+        self._octets = bytearray()
+        return octets
+
     def finish(self) -> bytearray:
         """Return the whole message and be ready for the next."""
         assert self._octets is not None

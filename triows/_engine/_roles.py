@@ -3,7 +3,7 @@
 import os
 
 from triows._engine._embedded import EmbeddedEngine
-from triows._engine._frames import FIN, masked_frame, server_header
+from triows._engine._frames import masked_frame, server_header
 from triows._engine._octets import Octets
 from triows._kernels import mask
 
@@ -16,11 +16,11 @@ class ServerEngine(EmbeddedEngine):
 
     is_server = True
 
-    def _append(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
+    def _append(self, first_octet: int, payload: bytes | bytearray | memoryview) -> None:
         if len(payload) <= _JOIN:
-            self.outbound.append(self._frame(FIN | opcode, payload))
+            self.outbound.append(self._frame(first_octet, payload))
         else:
-            self.outbound.append(server_header(FIN | opcode, len(payload)))
+            self.outbound.append(server_header(first_octet, len(payload)))
             self.outbound.append(bytes(payload))
 
     def _frame(self, first_octet: int, payload: bytes | bytearray | memoryview) -> bytes:

@@ -1,0 +1,104 @@
+"""How a connection ends, and what those who use it afterwards are told."""
+
+from typing import NoReturn
+
+import attrs
+import trio
+
+from triows._driver import Driver
+from triows._engine import Closed, Lost
+from triows._errors import TriowsError
+from triows._spec import CloseCode
+
+
+@attrs.frozen
+class CloseReason:
+    """Why a connection ended (RFC 6455 §7.1.5, §7.1.6).
+
+    Its code is the peer's if the peer sent a Close frame; the one that this side
+    sent if it gave the connection up; 1006 if the transport went without either.
+    """
+
+    code: int
+    reason: str = ""
+
+
+class ConnectionBroken(TriowsError, trio.BrokenResourceError):  # noqa: N818 - as Trio's
+    """The connection ended, and not cleanly, or ended while there was something to send.
+
+    Args:
+        code: the close code, see `CloseReason`.
+        reason: the peer's reason, or what this side found wrong.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"the connection ended with code {code}: {reason!r}")
+        self.code = code
+        self.reason = reason
+
+
+class Ending:
+    """Whether a connection can still be used, and the exception for when it cannot.
+
+    Args:
+        driver: the connection's.
+    """
+
+    __slots__ = ("_driver", "has_sent_close", "is_closed_here")
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.is_closed_here = False
+        """Whether this side closed: nothing is sent or received any more."""
+        self.has_sent_close = False
+        """Whether this side said that it will send nothing more."""
+
+    @property
+    def reason(self) -> CloseReason | None:
+        """Why the connection ended, or None while it has not."""
+        outcome = self._driver.outcome
+        if outcome is None:
+            return None
+        if isinstance(outcome, Lost):
+            return CloseReason(CloseCode.ABNORMAL, outcome.reason)
+        return CloseReason(outcome.code, outcome.reason)
+
+    @property
+    def may_hear_more(self) -> bool:
+        """Whether something may still come that anyone would be given."""
+        return not (self._driver.is_deaf or self.is_closed_here)
+
+    def check_sendable(self) -> None:
+        """Refuse to send where that is no longer possible.
+
+        Raises:
+            trio.ClosedResourceError: this side closed.
+            ConnectionBroken: the connection has ended.
+        """
+        if self.is_closed_here or self.has_sent_close:
+            raise trio.ClosedResourceError("this WebSocket was closed")
+        if not self._driver.is_open:
+            raise self.broken()
+
+    def raise_ended(self) -> NoReturn:
+        """Tell a receiver that there will be no further message."""
+        if self.is_closed_here:
+            raise trio.ClosedResourceError("this WebSocket was closed")
+        outcome = self._driver.outcome
+        if isinstance(outcome, Closed) and outcome.code in _CLEAN:
+            raise trio.EndOfChannel
+        raise self.broken()
+
+    def raise_ended_within_a_message(self) -> NoReturn:
+        """Tell a receiver that the message is never going to be whole: no end is clean then."""
+        if self.is_closed_here:
+            raise trio.ClosedResourceError("this WebSocket was closed")
+        raise self.broken()
+
+    def broken(self) -> ConnectionBroken:
+        """Make the exception that says how the connection ended."""
+        reason = self.reason or CloseReason(CloseCode.ABNORMAL, "the transport broke")
+        return ConnectionBroken(reason.code, reason.reason)
+
+
+_CLEAN = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)

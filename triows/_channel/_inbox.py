@@ -1,0 +1,177 @@
+"""What came in and was not received yet, and the one task that waits for it.
+
+A receiver that waits is woken without being handed anything: it takes its message
+when it runs again, with no chance of being cancelled in between. So a wake-up and a
+cancellation that cross lose nothing, in whichever order they come.
+"""
+
+from collections import deque
+from typing import Any
+
+import trio
+
+from triows._channel._ending import Ending
+from triows._driver import Driver
+from triows._engine import Message, Part
+from triows._options import Limits
+
+
+class Inbox:
+    """Unread messages, bounded in number and octets: at the bounds reading stops.
+
+    Args:
+        driver: the connection's; paused and resumed.
+        limits: ``receive_queue_messages``, ``receive_queue_octets``.
+        ending: knows whether more can come.
+    """
+
+    __slots__ = (
+        "_driver",
+        "_ending",
+        "_is_paused",
+        "_is_reserved",
+        "_is_skipping",
+        "_items",
+        "_limits",
+        "_sleeper",
+        "octets",
+        "received",
+        "received_octets",
+    )
+
+    def __init__(self, driver: Driver, limits: Limits, ending: Ending) -> None:
+        self._driver = driver
+        self._limits = limits
+        self._ending = ending
+        self._items: deque[Message | Part] = deque()
+        self._sleeper: trio.lowlevel.Task | None = None
+        self._is_reserved = False
+        self._is_paused = False
+        self._is_skipping = False
+        self.octets = 0
+        """Octets of what is unread."""
+        self.received = self.received_octets = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    # The driver's side.
+
+    def admit(self, item: Message | Part) -> None:
+        """Take what was received; `wake` is to follow."""
+        is_last = type(item) is Message or item[-1]
+        self.received += is_last
+        self.received_octets += item.size
+        if self._ending.is_closed_here:
+            return
+        if self._is_skipping:
+            self._is_skipping = not is_last
+            return
+        self._items.append(item)
+        self.octets += item.size
+        if not self._is_paused and (
+            self.octets >= self._limits.receive_queue_octets
+            or len(self._items) >= self._limits.receive_queue_messages
+        ):
+            self._is_paused = True
+            self._driver.pause()
+
+    def wake(self) -> None:
+        """Let whoever waits look again: something came, or nothing will."""
+        if self._sleeper is not None:
+            trio.lowlevel.reschedule(self._sleeper)
+            self._sleeper = None
+
+    # The receiver's side.
+
+    def reserve(self) -> None:
+        """Be the one who receives, until `release`.
+
+        Raises:
+            trio.BusyResourceError: another task is.
+        """
+        if self._is_reserved:
+            raise trio.BusyResourceError("another task is receiving from this WebSocket")
+        self._is_reserved = True
+
+    def release(self) -> None:
+        """Let others receive."""
+        self._is_reserved = False
+
+    async def wait(self) -> None:
+        """Wait until there is something to take, or nothing will come; a checkpoint.
+
+        Cancelling takes nothing.
+        """
+        if self._items or not self._ending.may_hear_more:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            await self._sleep(self._forget_sleeper)
+
+    async def wait_for_parts(self) -> None:
+        """As `wait`, for a message that is to come in parts, if it has not come whole.
+
+        After it, the rest of a message whose first part is there also comes in parts.
+        """
+        if self._items or not self._ending.may_hear_more:
+            await trio.lowlevel.checkpoint()
+            return
+        await trio.lowlevel.checkpoint_if_cancelled()
+        begun = self._driver.begin_parts()
+        if begun is None:
+            await self._sleep(self._forget_parts)
+        else:
+            self.admit(begun)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def peek(self) -> Message | Part | None:
+        """Return what `take` would, None where there is nothing."""
+        return self._items[0] if self._items else None
+
+    def take(self) -> Message | Part:
+        """Return the first of what is unread, of which there must be some."""
+        item = self._items.popleft()
+        self.octets -= item.size
+        if (
+            self._is_paused
+            and self.octets <= self._limits.receive_queue_octets // 2
+            and len(self._items) <= self._limits.receive_queue_messages // 2
+        ):
+            self._read_on()
+        return item
+
+    def skip_message(self) -> None:
+        """Throw away the rest of the message that comes in parts, here and to come."""
+        while self._items:
+            item = self.take()
+            if type(item) is Message or item[-1]:
+                return
+        self._is_skipping = True
+
+    def clear(self) -> None:
+        """Throw away everything, and read on: this side closes."""
+        self._items.clear()
+        self.octets = 0
+        self._read_on()
+
+    # Inside.
+
+    async def _sleep(self, abort: Any) -> None:
+        self._sleeper = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _forget_sleeper(self, _: object) -> trio.lowlevel.Abort:
+        self._sleeper = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _forget_parts(self, _: object) -> trio.lowlevel.Abort:
+        # Here, not when the task runs again: a part may come in between.
+        self._sleeper = None
+        self._driver.end_parts()
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _read_on(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._driver.resume()

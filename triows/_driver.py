@@ -1,0 +1,129 @@
+"""The seam between a channel and whatever moves its octets.
+
+Above it is `triows.WebSocket`, which knows messages, waiting tasks and Trio's rules
+of cancellation, and no octet; below it a *driver*, which knows a transport and the
+protocol, and no task but its own. There is one driver for each connection: over a
+`trio.abc.Stream` that is `triows._stream.StreamDriver`.
+
+What the channel's promises ask of a driver:
+
+- **Calls do not wait.** Every method but `Driver.run` is synchronous, may be called by
+  any task, before `run` has begun and after it has ended, and raises nothing but what
+  it says. So what a task does between two checkpoints is done as a whole.
+- **What is queued stays queued.** From `send` on, a message is the driver's: it leaves
+  whole and in order, or the connection ends. No task that called `send` may be the one
+  on whose cancellation that depends.
+- **Events in order, each once.** `Sink.deliver` gets messages as they came; what ends
+  the connection comes last, and `Driver.outcome` says it from then on.
+- **No surprises.** A driver may call its sink from within a call of the channel's. Such
+  a call only wakes tasks, which run later.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from triows._engine import Closed, Event, Failed, Lost, Part
+
+
+class Sink(Protocol):
+    """What a driver needs of the channel above it."""
+
+    def deliver(self, events: Iterable[Event]) -> None:
+        """Take what was received, in order; must not block."""
+
+    def make_room(self) -> None:
+        """Take note that octets have left, or never will."""
+
+
+class Driver(Protocol):
+    """What the channel needs of a driver."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something can be queued: neither side has closed, the transport works."""
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether nothing more will be delivered."""
+
+    @property
+    def unsent(self) -> int:
+        """Octets queued, headers included, that the transport has not taken yet.
+
+        When they become fewer, `Sink.make_room` is called, at the latest once a turn;
+        also when `is_open` ends.
+        """
+
+    @property
+    def outcome(self) -> Closed | Failed | Lost | None:
+        """How the connection ended, or None while it has not."""
+
+    # Only while `is_open`.
+
+    def send(self, opcode: int, payload: bytes) -> None:
+        """Queue a whole data message, whatever `unsent` is (RFC 6455 §5.6).
+
+        It leaves at once if the transport takes it and nothing is before it, or else as
+        soon as that is so.
+        """
+
+    def send_part(self, opcode: int, payload: bytes, *, is_last: bool) -> None:
+        """Queue a part of a data message as a frame (RFC 6455 §5.4).
+
+        Nothing but control frames comes between the parts of a message: the channel sees
+        to that.
+        """
+
+    def ping(self, payload: bytes) -> None:
+        """Queue a Ping; a `Ponged` event with its payload answers it (RFC 6455 §5.5.2).
+
+        Raises:
+            ValueError: the payload is too long; nothing was queued.
+        """
+
+    # At any time.
+
+    def close(self, code: int, reason: str) -> None:
+        """Start the closing handshake behind what is queued (RFC 6455 §7.1.2).
+
+        `run` ends once it is done, or at its deadline. When the connection is closing or
+        has ended, nothing happens.
+
+        Raises:
+            ValueError: the code or the reason may not be sent; nothing was done.
+        """
+
+    def abort(self, why: str) -> None:
+        """Drop the transport, and what is queued; `run` ends without waiting for anyone."""
+
+    def pause(self) -> None:
+        """Read no more from the peer until `resume`; what was read is still delivered.
+
+        The peer's silence is not held against it meanwhile. Deadlines of the closing
+        handshake go on.
+        """
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def begin_parts(self) -> Part | None:
+        """Deliver the message under way, or else the next one, as `Part` events.
+
+        Returns what is held of a message under way, its first part. The message after
+        that comes whole.
+        """
+
+    def end_parts(self) -> None:
+        """Deliver the next message whole, after all; no part of it has come."""
+
+    async def run(self, leftover: bytes) -> None:
+        """Serve the connection until its transport has been dropped.
+
+        Then `is_open` is False, `is_deaf` True, `outcome` known and delivered, and every
+        descriptor, task and registration of the connection gone.
+
+        Args:
+            leftover: octets that came behind the opening handshake, delivered first.
+
+        Cancelling does nothing: `abort`, or a deadline, ends it.
+        """
