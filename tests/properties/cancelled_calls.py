@@ -228,12 +228,14 @@ async def send(scene: Scene) -> None:
 async def send_in_parts(scene: Scene) -> None:
     """Send a message in parts; an exception between them closes."""
     parts = [scene.message() for _ in range(scene.chance.randrange(4))]
+    pause = scene.chance.choice([0, 0.2])
     was_open = scene.may_be_over
     scene.may_be_over = True
     with scene.tolerate_the_end():
         async with scene.ws.open_message(text=False) as message:
             for part in parts:
                 await message.send(part)
+                await trio.sleep(pause)
         scene.sent.append(b"".join(parts))
         scene.may_be_over = was_open
 
