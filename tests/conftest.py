@@ -5,6 +5,7 @@ clock that jumps whenever every task waits, or TCP on loopback in real time.
 """
 
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trustme
 
 import triows
 from tests.conformance.peer import Answer, Peer
@@ -57,6 +59,17 @@ Meet = Callable[..., AbstractAsyncContextManager[tuple["triows.WebSocket", RawSe
 def warm() -> None:
     """Compile or load every kernel, so that a virtual clock never waits for a thread."""
     triows.warm_up()
+
+
+@pytest.fixture(scope="session")
+def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Contexts of a server called ``server.example`` and of a client that trusts it."""
+    authority = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("server.example", "127.0.0.1").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return server, client
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -175,6 +175,7 @@ class Scene:
     ) -> None:
         """Make the call, with others that send before and behind it, and one that receives."""
         counts = [self.chance.randrange(3) for _ in range(2)]
+        rest = self.chance.choice([0, 1])
         async with trio.open_nursery() as rivals:
             for count, start in zip(counts, (0.0, 0.75), strict=True):
                 for _ in range(count):
@@ -185,6 +186,7 @@ class Scene:
                 await trio.sleep(0.5)
                 await attempt.run(_awaited(call(self)))
                 receiver.cancel_scope.cancel()
+            await trio.sleep(rest)  # what comes now must not wake who waited before
             await self.receive_the_rest()  # or a peer that cannot write would not read either
 
     async def finish(self) -> None:

@@ -15,6 +15,7 @@ from tests.properties.cancelled_calls import ROLES, WHEN, Case, run_cases
 from triows import WebSocket
 from triows._channel import Inbox, Outbox, OutgoingMessage, Pings
 from triows._channel._outbox import _Floor, encode
+from triows._kernels._registry import JIT
 
 SEEDS = 80
 FEWEST = 10_000
@@ -22,6 +23,7 @@ PLANTED = range(40)
 """Seeds within which a planted bug has to be found."""
 
 
+@pytest.mark.skipif(not JIT, reason="interpreted, ten thousand cases take minutes")
 def test_ten_thousand_cancelled_calls(warm: None, capsys: pytest.CaptureFixture[str]):
     """Of more than 10,000 cases, both roles, every step of every call, none breaks a promise."""
     start = int(os.environ.get("TRIOWS_SEED", random.randrange(2**32)))

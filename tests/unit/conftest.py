@@ -16,7 +16,6 @@ import attrs
 import pytest
 import trio
 import trio.testing
-import trustme
 
 from tests.conformance.peer import CLOSE, PING, TEXT, Frame, Peer, build_frame, xor
 from tests.conformance.transports import open_pair, run_in_virtual_time
@@ -156,17 +155,6 @@ async def _open_tcp(capacity: int) -> Streams:
         await connecting.connect(listening.getsockname())
         accepted, _ = await listening.accept()
     return trio.SocketStream(accepted), trio.SocketStream(connecting)
-
-
-@pytest.fixture(scope="session")
-def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Contexts of a server called ``server.example`` and of a client that trusts it."""
-    authority = trustme.CA()
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("server.example", "127.0.0.1").configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return server, client
 
 
 VIRTUAL = pytest.mark.trio(run=run_in_virtual_time)
