@@ -1,6 +1,8 @@
 """What a server withstands while connections live and end (threat model, items 20-22, 29, 30)."""
 
 import logging
+import os
+import random
 import ssl
 import struct
 
@@ -264,3 +266,52 @@ async def test_a_handler_that_lets_the_channel_break_is_no_error(serve: Serve):
     peer = await served.connect()
     await peer.send(build_close(1000))
     assert await peer.receive_close() == Close(1000)
+
+
+async def test_item_30_a_hundred_that_raise_among_a_thousand_that_echo(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+):
+    """Handlers that raise at random moments take nothing from the others: no message is lost."""
+    seed = int(os.environ.get("TRIOWS_SEED", random.randrange(2**32)))
+    print(f"TRIOWS_SEED={seed}")  # noqa: T201 - pytest shows it where the test fails
+    chance = random.Random(seed)
+    caplog.set_level(logging.CRITICAL)
+    echoed = failed = 0
+    begun = trio.Event()
+
+    async def echo_or_raise(ws: triows.WebSocket) -> None:
+        async for message in ws:
+            if message == "raise":
+                await trio.sleep(chance.random() * 0.1)
+                raise ValueError(message)
+            await ws.send(message)
+
+    async def talk(peer: Peer, number: int) -> None:
+        nonlocal echoed
+        await begun.wait()
+        for turn in range(3):
+            message = struct.pack("!II", number, turn) * chance.choice([1, 10, 1000])
+            await trio.sleep(chance.random() * 0.1)
+            await peer.send_frame(BINARY, message)
+            assert await peer.receive_message() == Frame(BINARY, message)
+            echoed += 1
+
+    async def provoke(peer: Peer) -> None:
+        nonlocal failed
+        await begun.wait()
+        await peer.send_frame(TEXT, b"raise")
+        await peer.receive_failure(1011)
+        failed += 1
+
+    served = await serve(echo_or_raise)
+    async with trio.open_nursery() as nursery:
+        for number in range(1_100):
+            peer = await served.connect()
+            peer.patience = 60.0
+            if number % 11:
+                nursery.start_soon(talk, peer, number)
+            else:
+                nursery.start_soon(provoke, peer)
+        begun.set()
+    assert (echoed, failed) == (3_000, 100)
+    assert served.server.statistics().handler_failures == 100
