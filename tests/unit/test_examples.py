@@ -2,6 +2,7 @@
 
 import runpy
 import select
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -10,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
+import trio.testing
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_sync
 from websockets.trio.client import connect
 
 import triows
+from triows.testing import memory_pair
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LONGEST = 60  # lines
@@ -214,3 +217,96 @@ def test_examples_are_short_and_run(path) -> None:
     """An example fits on a page, and a test of its name runs it."""
     assert len(path.read_text().splitlines()) <= LONGEST
     assert f"test_{path.stem}" in globals()
+
+
+async def test_authenticate(program, nursery) -> None:
+    """Who has the token is greeted by name; who has none, or another, gets a 401."""
+    address = await program("authenticate").start(nursery)
+
+    headers = {"Authorization": "Bearer s3cret"}
+    async with connect(f"ws://{address}", additional_headers=headers) as connection:
+        assert await connection.recv() == "hello, alice"
+    for wrong in ({}, {"Authorization": "Bearer guess"}, {"Authorization": "Basic s3cret"}):
+        with pytest.raises(InvalidStatus, match="401") as caught:
+            async with connect(f"ws://{address}", additional_headers=wrong):
+                pass
+        assert caught.value.response.headers["WWW-Authenticate"] == "Bearer"
+    nursery.cancel_scope.cancel()
+
+
+async def test_refuse(nursery) -> None:
+    """Other sites, other paths and troublemakers are refused, each with its own answer."""
+    serve = load("refuse")["serve"]
+    server = await nursery.start(partial(triows.serve, serve.args[0], 0, **serve.keywords))
+    address = f"127.0.0.1:{server.port}"
+
+    async with connect(f"ws://{address}", origin="https://example.org") as connection:
+        await connection.send("please leave")
+        with pytest.raises(ConnectionClosed, match="1008"):
+            await connection.recv()
+    for path, origin, status in [("", "https://evil.test", 403), ("lobby", None, 404)]:
+        with pytest.raises(InvalidStatus, match=str(status)):
+            async with connect(f"ws://{address}/{path}", origin=origin):
+                pass
+    assert (await get(address, "/moved")).startswith(b"HTTP/1.1 308 ")
+    nursery.cancel_scope.cancel()
+
+
+async def test_subprotocols(nursery) -> None:
+    """The newest version that both speak is spoken; who speaks none is refused."""
+    serve = load("subprotocols")["serve"]
+    server = await nursery.start(partial(triows.serve, serve.args[0], 0, **serve.keywords))
+    url = f"ws://127.0.0.1:{server.port}"
+
+    for offered, greeting in [
+        (["greet.v1", "greet.v2"], '{"greeting": "hello"}'),
+        (["greet.v1"], "hello"),
+    ]:
+        async with triows.open_websocket(url, subprotocols=offered) as ws:
+            assert ws.subprotocol == offered[-1]
+            assert await ws.receive() == greeting
+    with pytest.raises(triows.HandshakeRejected, match="400"):
+        async with triows.open_websocket(url):
+            pass
+    nursery.cancel_scope.cancel()
+
+
+async def test_back_pressure(tmp_path, autojump_clock) -> None:
+    """A slow reader misses ticks and no more; files go through whole, both ways."""
+    example = load("back_pressure")
+    limits = triows.Limits(send_queue_octets=1000, receive_queue_messages=10)
+
+    async with memory_pair(handler=example["tick"], limits=limits, capacity=1000) as (client, _):
+        await trio.sleep(15)
+        ticks = [await client.receive() for _ in range(500)]
+    numbers = [int(tick.split()[1]) for tick in ticks]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] > 1_500
+
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes(range(256)) * 4_000)
+    send = partial(example["send_file"], path=source)
+    async with memory_pair(handler=send) as (client, _):
+        await example["receive_file"](client, target)
+    assert target.read_bytes() == source.read_bytes()
+
+
+async def test_shut_down(monkeypatch, nursery) -> None:
+    """A signal lets jobs be finished, tells peers that the server goes, and ends `main`."""
+    started, wait_started = trio.open_memory_channel(1)
+    serve_on = triows.serve
+
+    async def serve(handler, _port, **settings):
+        async with trio.open_nursery() as inner:
+            started.send_nowait(await inner.start(partial(serve_on, handler, 0, **settings)))
+
+    monkeypatch.setattr(triows, "serve", serve)
+    nursery.start_soon(load("shut_down")["main"])
+    server = await wait_started.receive()
+
+    async with triows.open_websocket(f"ws://127.0.0.1:{server.port}") as ws:
+        await ws.send("sweep")
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        signal.raise_signal(signal.SIGTERM)
+        assert [message async for message in ws] == ["done: sweep"]
+        assert ws.close_reason == triows.CloseReason(1001)
