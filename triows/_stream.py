@@ -24,7 +24,8 @@ A write that fails does not end the connection at once: what the peer sent
 before it went, its Close frame above all, may still wait to be read. The pump
 is given a moment for that; meanwhile nothing more can be sent.
 
-All three tasks are shielded: a connection that is cancelled from outside still
+All three tasks are protected from Ctrl-C, which would tear what they do between two
+checkpoints, and shielded: a connection that is cancelled from outside still
 has to close in an orderly way, which is bounded by deadlines of its own.
 """
 
@@ -36,6 +37,7 @@ from typing import Any
 
 import numpy as np
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from triows._driver import Sink
 from triows._engine import Closed, Engine, Event, Failed, Lost, Octets, Part, Phase
@@ -165,6 +167,7 @@ class StreamDriver:
 
     # The life of the connection.
 
+    @enable_ki_protection
     async def run(self, leftover: bytes = b"") -> None:
         """Serve the connection until its transport has been dropped.
 
@@ -183,6 +186,7 @@ class StreamDriver:
             finally:
                 await self._drop()
 
+    @enable_ki_protection
     async def _pump(self, leftover: bytes) -> None:
         if leftover:
             self._react(self._engine.receive(leftover, trio.current_time()))
@@ -231,6 +235,7 @@ class StreamDriver:
         while self._resumed is not None and not self._engine.is_closed:
             await self._resumed.wait()
 
+    @enable_ki_protection
     async def _watch(self) -> None:
         while True:
             with trio.CancelScope(deadline=self._engine.next_deadline()) as self._alarm:
@@ -287,6 +292,7 @@ class StreamDriver:
     def _lose(self, why: str) -> None:
         self._react(self._engine.receive_eof(trio.current_time(), why))
 
+    @enable_ki_protection
     async def _lose_after(self, delay: float, why: str) -> None:
         await trio.sleep(delay)
         self._lose(why)
@@ -329,6 +335,7 @@ class StreamDriver:
             self._is_writer_started = True
             self._tasks.start_soon(self._write)
 
+    @enable_ki_protection
     async def _write(self) -> None:
         outbound = self._engine.outbound
         while not self.is_broken:

@@ -7,6 +7,7 @@ begins is the sender's affair on the way out, and chance on the way in.
 import codecs
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from triows._channel._ending import Ending
 from triows._channel._inbox import Inbox
@@ -25,6 +26,7 @@ class OutgoingMessage:
         self.has_begun = False
         """Whether a part was sent."""
 
+    @enable_ki_protection
     async def send(self, part: Payload) -> None:
         """Send the next part, as a frame of its own; an empty one sends nothing.
 
@@ -94,6 +96,7 @@ class IncomingMessage:
         self.is_whole = False
         """Whether the last part has been received."""
 
+    @enable_ki_protection
     async def receive(self) -> str | bytes:
         """Receive the next part, which is never empty.
 
