@@ -273,7 +273,7 @@ async def test_item_30_a_hundred_that_raise_among_a_thousand_that_echo(
 ):
     """Handlers that raise at random moments take nothing from the others: no message is lost."""
     seed = int(os.environ.get("TRIOWS_SEED", random.randrange(2**32)))
-    print(f"TRIOWS_SEED={seed}")  # noqa: T201 - pytest shows it where the test fails
+    print(f"TRIOWS_SEED={seed}")
     chance = random.Random(seed)
     caplog.set_level(logging.CRITICAL)
     echoed = failed = 0
