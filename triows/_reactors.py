@@ -6,10 +6,7 @@ Trio accepts and shakes hands; from the 101 on a socket belongs to a loop. See
 
 import contextlib
 import enum
-import os
-import select
 import socket
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -22,6 +19,7 @@ import trio
 from triows._adoption import Adoptable, adopt, peer_of
 from triows._engine import Request, ServerHandshake, check_subprotocols
 from triows._faultlog import FaultLog
+from triows._hub import why_no_reactor
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening
 from triows._options import KeepAlive, Limits
@@ -45,16 +43,6 @@ from triows._warmup import warm_up_in_thread
 
 ACCEPTS: Final = 64
 """Connections accepted before others run."""
-
-
-def why_no_reactor() -> str:
-    """Say why there is no reactor here; empty if there is."""
-    if os.environ.get("TRIOWS_DRIVER") == "stream":
-        return "TRIOWS_DRIVER=stream rules the reactor out"
-    # Others have an epoll too, but no kernels for it are declared there (`triows._kernels`).
-    if sys.platform != "linux" or not (hasattr(select, "epoll") and hasattr(os, "eventfd")):
-        return "the reactor needs the epoll of Linux, which this system does not have"
-    return ""
 
 
 class Stage(enum.Enum):

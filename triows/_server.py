@@ -10,6 +10,7 @@ and its connection closed with 1011; that a peer goes away, even in the middle
 of a ``send``, is no error at all.
 """
 
+import contextlib
 import math
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -20,12 +21,15 @@ import attrs
 import trio
 
 from triows._channel import ConnectionBroken
+from triows._driver import Driver, Sink
 from triows._engine import Budget, ServerEngine, ServerHandshake, check_subprotocols
 from triows._faultlog import FaultLog, sift
+from triows._hub import Hub, has_systems_clock, open_hub, why_no_reactor
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening
 from triows._options import KeepAlive, Limits
 from triows._patience import PatientListener
+from triows._reactor import NO_LOOP, LoopStatistics
 from triows._spec import CloseCode
 from triows._stream import StreamDriver, socket_address
 from triows._warmup import warm_up_in_thread
@@ -47,6 +51,8 @@ class ServerStatistics:
     refused: int
     """Handshakes that were answered with something other than 101."""
     handler_failures: int
+    loop: LoopStatistics
+    """Of the reactor's loop that serves what it can; all zero where there is none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -73,6 +79,7 @@ class Server:
 
     _settings: _Settings
     _listeners: Sequence[trio.abc.Listener[Any]]
+    _hub: Hub | None = None
     _budget: Budget = attrs.field(init=False)
     _websockets: set[WebSocket] = attrs.field(init=False, factory=set)
     _farewells: set[trio.CancelScope] = attrs.field(init=False, factory=set)
@@ -113,7 +120,8 @@ class Server:
 
     def statistics(self) -> ServerStatistics:
         """Return a snapshot of the server's counts."""
-        return ServerStatistics(**self._counts)
+        loop = NO_LOOP if self._hub is None else self._hub.statistics()
+        return ServerStatistics(loop=loop, **self._counts)
 
     # One connection.
 
@@ -225,20 +233,25 @@ class Server:
         self, stream: trio.abc.Stream, handshake: ServerHandshake, subprotocol: str | None
     ) -> WebSocket:
         assert handshake.request is not None
-        engine = ServerEngine(
-            limits=self._settings.limits,
-            keepalive=self._settings.keepalive,
-            now=trio.current_time(),
-            budget=self._budget,
-        )
         opening = Opening(
             request=handshake.request,
             subprotocol=subprotocol,
             local=socket_address(stream, "getsockname"),
             remote=handshake.request.remote,
         )
-        make_driver = partial(StreamDriver, stream, engine)
+        make_driver = partial(self._make_driver, stream)
         return WebSocket(make_driver, limits=self._settings.limits, opening=opening)
+
+    def _make_driver(self, stream: trio.abc.Stream, sink: Sink) -> Driver:
+        if self._hub is not None and isinstance(stream, trio.SocketStream):
+            return self._hub.adopt(stream, sink)
+        engine = ServerEngine(
+            limits=self._settings.limits,
+            keepalive=self._settings.keepalive,
+            now=trio.current_time(),
+            budget=self._budget,
+        )
+        return StreamDriver(stream, engine, sink)
 
 
 async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
@@ -336,7 +349,7 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
     The other arguments, and cancelling, are those of `serve`.
     """
     try:
-        check_driver(driver)
+        has_reactor = check_driver(driver)
         settings = _Settings(
             handler=handler,
             on_request=on_request,
@@ -347,8 +360,12 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
             shutdown_grace=shutdown_grace,
         )
         await warm_up_in_thread()
-        server = Server(settings, listeners)
-        async with unwrapped_nursery() as nursery:
+        async with contextlib.AsyncExitStack() as stack:
+            hub = None
+            if has_reactor and handler_nursery is None:
+                hub = await stack.enter_async_context(open_hub(limits, keepalive))
+            server = Server(settings, listeners, hub)
+            nursery = await stack.enter_async_context(unwrapped_nursery())
             nursery.start_soon(server.stop_in_order)
             task_status.started(server)
             await trio.serve_listeners(
@@ -362,16 +379,20 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
     raise AssertionError("trio.serve_listeners never returns")
 
 
-def check_driver(driver: str) -> None:
-    """Refuse a driver that does not exist.
+def check_driver(driver: str) -> bool:
+    """Return whether the reactor is to serve what it can.
 
     Raises:
-        ValueError: there is no such driver, or not yet.
+        ValueError: there is no such driver.
+        RuntimeError: the reactor was asked for, and there is none here.
     """
-    if driver == "reactor":
-        raise ValueError("the reactor serves no such handlers yet: use driver='stream' or 'auto'")
-    if driver not in {"auto", "stream"}:
+    if driver not in {"auto", "stream", "reactor"}:
         raise ValueError(f"there is no driver {driver!r}: 'auto', 'stream' or 'reactor'")
+    if driver == "reactor" and why_no_reactor():
+        raise RuntimeError(why_no_reactor())
+    if driver == "auto":
+        return not why_no_reactor() and has_systems_clock()
+    return driver == "reactor"
 
 
 def check_origins(origins: Collection[str | None] | None) -> Collection[str | None] | None:

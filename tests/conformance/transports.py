@@ -359,7 +359,7 @@ def reset(stream: trio.abc.Stream) -> None:
 
 Wire = MemoryWire | TcpWire
 
-DRIVERS = ("stream",)
+DRIVERS = ("stream", "reactor")
 """The drivers that a behavioural test with a handler of its own runs over."""
 
 

@@ -214,3 +214,27 @@ def test_statistics_from_another_thread_only_grow(start):
     assert final.messages_sent == final.messages_received == ROUNDS * 100
     assert replies == ROUNDS * 100 * len(HI_BACK)
     client.close()
+
+
+def test_sends_of_one_turn_do_not_reach_into_those_of_the_next():
+    """Each connection gets its own message, turn after turn, where the arena begins anew."""
+    loop = Loop(0, triows.Limits(), triows.KeepAlive())
+    clients = []
+    for number in range(1, 11):
+        client, theirs = socket.socketpair()
+        client.setblocking(False)
+        theirs.setblocking(False)
+        loop.add(theirs.detach(), session=number)
+        clients.append(client)
+
+    for turn in range(3):
+        for number in range(1, 11):
+            loop.send_to(number, b"%d to %d" % (turn, number), 2)
+        loop.take_turns(0, 1)
+        for number, client in enumerate(clients, 1):
+            expected = b"%d to %d" % (turn, number)
+            assert client.recv(1_000) == bytes((0x82, len(expected))) + expected
+
+    loop.close()
+    for client in clients:
+        client.close()

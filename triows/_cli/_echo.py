@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 import attrs
 import trio
 
+from triows._hub import why_no_reactor
 from triows._options import Limits
 from triows._reactor import Connection, compiled, handler_fn
-from triows._reactors import Reactor, why_no_reactor
+from triows._reactors import Reactor
 from triows._server import Server, serve
 from triows._websocket import WebSocket
 
@@ -165,7 +166,7 @@ def _missing(args: argparse.Namespace) -> str:
     if args.api in REACTOR_APIS:
         return _missing_for_reactor(args)
     if args.driver == "reactor":
-        return "--driver reactor: not yet with --api channel; use auto or stream"
+        return why_no_reactor()
     if args.keyfile and not args.certfile:
         return "--keyfile needs --certfile"
     return ""

@@ -26,11 +26,13 @@ from triows._kernels._registry import ensure_warm as ensure_warm
 from triows._kernels._registry import is_warm as is_warm
 from triows._kernels._registry import registered as registered
 from triows._kernels._registry import warm_up as warm_up
+from triows._kernels._rows import MESSAGE_HEADROOM as MESSAGE_HEADROOM
 from triows._kernels._scan import COLUMNS as COLUMNS
 from triows._kernels._scan import EXPECT_MASK as EXPECT_MASK
 from triows._kernels._scan import MAX_FRAGMENTS as MAX_FRAGMENTS
 from triows._kernels._scan import MAX_MESSAGE as MAX_MESSAGE
 from triows._kernels._scan import MESSAGE_END as MESSAGE_END
+from triows._kernels._scan import MESSAGE_OPCODE as MESSAGE_OPCODE
 from triows._kernels._scan import STATE_SIZE as STATE_SIZE
 from triows._kernels._scan import WHOLE as WHOLE
 from triows._kernels._scan import scan as scan

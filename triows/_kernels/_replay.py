@@ -131,7 +131,7 @@ def replay_send(
         if row[s.NEXT_DIRTY] == 0:
             row[s.NEXT_DIRTY] = loop[s.DIRTY]
             loop[s.DIRTY] = slot + 1
-    elif loop[s.PENDING_STOP] == start:
+    elif 0 < loop[s.PENDING_STOP] == start:
         loop[s.PENDING_STOP] = stop
     else:
         if loop[s.OUT_STOP] > 0:
@@ -279,9 +279,11 @@ def finish_socket(
         return settle(loop, slots, region, event, slot, BROKEN)
     if result < 0:
         add_row(loop, slot, result, 0, 0, 0, s.ENDED)
-    if loop[s.IS_WAITED_FOR]:
+        if slots[slot, s.WANTS] & s.ENDINGS:
+            loop[s.IS_WAITED_FOR] = 1
+    if loop[s.IS_WAITED_FOR] and loop[s.RECEIVE_STOP] > 0:
         loop[s.RECEIVE_AT] = loop[s.RECEIVE_STOP] + s.TAILROOM + s.HEADROOM
-    else:
+    elif not loop[s.IS_WAITED_FOR]:
         first = loop[s.SOCKET_ROW]
         replay(loop, slots, region, event, first, loop[s.ROW_COUNT])
         if first == loop[s.ROW_COUNT] and slots[slot, s.PHASE] != s.OPEN:

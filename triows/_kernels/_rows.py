@@ -125,7 +125,7 @@ def collect_plain(
 def start_socket(loop: Integers) -> int:
     """Note that the rows to come are another socket's; returns 0."""
     loop[s.SOCKET_ROW] = loop[s.ROW_COUNT]
-    loop[s.IS_WAITED_FOR] = loop[s.IS_ENDING] = 0
+    loop[s.IS_WAITED_FOR] = loop[s.IS_ENDING] = loop[s.RECEIVE_STOP] = 0
     return 0
 
 

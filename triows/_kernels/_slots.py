@@ -44,6 +44,7 @@ SLOT_SIZE: Final = STATE_SIZE + 23
 ROOM: Final = 1  # a row when octets have left its queue
 PONGS: Final = 2  # a row for each Pong
 PARTS: Final = 4  # rows for what there is of a message that is not whole yet
+ENDINGS: Final = 8  # a row when this side fails the connection, whose opcode says why
 
 # Phases.
 FREE: Final = 0

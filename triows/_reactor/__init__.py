@@ -59,6 +59,9 @@ shakes hands in either case, and hands the sockets over.
 """
 
 from triows._reactor._callbacks import CallbackLoop as CallbackLoop
+from triows._reactor._channels import ChannelDriver as ChannelDriver
+from triows._reactor._channels import ChannelLoop as ChannelLoop
+from triows._reactor._channels import Session as Session
 from triows._reactor._compiled import CompiledHandler as CompiledHandler
 from triows._reactor._compiled import compiled as compiled
 from triows._reactor._courier import CourierDriver as CourierDriver

@@ -97,7 +97,7 @@ class CallbackLoop(Loop):
         self._rows: Iterator[tuple[int, ...]] | None = None
         self._current: Connection | None = None
         self._answer = 0
-        self._blocks: list[_Block] = []
+        self._blocks: list[Block] = []
         self._gone: deque[int] = deque()
         self._newcomers: deque[tuple[Connection, bytes]] = deque()
 
@@ -284,7 +284,7 @@ class CallbackLoop(Loop):
     ) -> None:
         """Call the handler where the payload is in a block, or is to be a copy, or not at all."""
         if handle:
-            block = _Block(handle, start, size)
+            block = Block(handle, start, size)
             self._blocks.append(block)
             payload = block.view()
         else:
@@ -341,10 +341,10 @@ class CallbackLoop(Loop):
             self._words[s.FREE_SLOT] = slot
             conn, self._connections[slot] = self._connections[slot], None
             if conn is not None:
-                self._close(conn, *_END_OF.get(int(row[s.ENDING]), _BROKEN))
+                self._close(conn, *END_OF.get(int(row[s.ENDING]), _BROKEN))
 
 
-class _Block:
+class Block:
     """A block that a message was joined in, freed when the last view of it is gone."""
 
     def __init__(self, handle: int, start: int, size: int) -> None:
@@ -370,7 +370,7 @@ _free.restype = None
 
 _BROKEN: Final = (int(CloseCode.ABNORMAL), "")
 HANDLER_FAILED: Final = kernels.ENDINGS[kernels.HANDLER_FAILED]
-_END_OF: Final = {
+END_OF: Final = {
     code: (int(close_code), reason)
     for code, (close_code, reason) in kernels.ENDINGS.items()
     if code not in (kernels.GOING_AWAY, kernels.HANDLER_CLOSED)

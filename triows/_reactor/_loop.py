@@ -356,7 +356,11 @@ class Loop:
         if len(sends) >= _SENDS_ENOUGH or len(arena) >= ARENA_ENOUGH:
             self._replay()
         elif len(sends) == s.SEND_FIELDS and not self._is_turning:
-            self.wake()
+            self._ask_for_turn()
+
+    def _ask_for_turn(self) -> None:
+        """See to it that what was just noted leaves soon."""
+        self.wake()
 
     def _map_sessions(self) -> dict[int, int]:
         """Map the sessions that there are to their slots: made when first someone asks."""

@@ -1,0 +1,480 @@
+"""A loop whose messages go to channels: a task per connection, one loop for all of them.
+
+What a turn has received is handed to the connections' channels in one go, and wakes the
+tasks that wait for it; what those tasks send is noted, and leaves in one kernel call when
+all of them have run. So a message costs two steps of its task and no system call of its
+own but its share of the two that any server needs.
+
+**The cork.** A send outside a turn appends to the loop's sends. The first rings for the
+flusher, a task that runs in Trio's next pass, when every task of this pass has sent what
+it will, and replays the sends. While there is traffic the driver takes a turn in every
+second pass instead of waiting for the epoll descriptor, which is dearer than a pass:
+the pass between them is the tasks'.
+"""
+
+# ruff: noqa: SLF001 - a session's private parts are this module's
+
+import os
+from collections.abc import Iterable
+from typing import Any, Final
+
+import trio
+
+from triows import _kernels as kernels
+from triows._driver import Sink
+from triows._engine import Closed, Event, Failed, Lost, Message, Part, Ponged, close_payload
+from triows._engine._base import parse_close
+from triows._kernels import slots as s
+from triows._nursery import unwrapped_nursery
+from triows._options import KeepAlive, Limits
+from triows._reactor._callbacks import END_OF, Block
+from triows._reactor._loop import Loop, Octets
+from triows._reactor._outbox import Outbox
+from triows._reactor._worker import LINGER, InlineDriver
+from triows._spec import MAX_CONTROL_PAYLOAD, Opcode
+
+_WANTS: Final = s.ROOM | s.PONGS | s.ENDINGS
+_NEVER: Final = 2**62
+
+
+class ChannelLoop(Loop):
+    """A loop of `Session` objects.
+
+    Args:
+        limits, keepalive: as in `Loop`. A peer is read however little it takes: its channel
+            says when to stop.
+    """
+
+    def __init__(self, limits: Limits, keepalive: KeepAlive) -> None:
+        super().__init__(0, limits, keepalive, collects=True)
+        self._words[s.HIGH_WATER] = self._words[s.SEND_LIMIT] = _NEVER
+        self._octets = self._region.data
+        self._slot_words = self._slots.data.cast("B").cast("q")
+        self._sessions_by_slot: list[Session | None] = []
+        self._count = 0
+        self.epoch = 0
+        """Changes whenever what was sent has gone to the kernel or into its queues."""
+        self.bell: Any = None
+        """Called when there is something to send and no turn is being taken."""
+
+    # For sessions.
+
+    def enter(self, descriptor: int, session: "Session") -> int:
+        """Take over a socket for a session; returns its slot; raises as `Loop.add`."""
+        self._count += 1
+        session.number = self._count
+        slot = self._enter(descriptor, session.number)
+        while len(self._sessions_by_slot) <= slot:
+            self._sessions_by_slot.append(None)
+        self._sessions_by_slot[slot] = session
+        self._slot_words[s.SLOT_SIZE * slot + s.WANTS] = _WANTS
+        return slot
+
+    def feed(self, slot: int, leftover: bytes) -> None:
+        """Serve a session's octets that were received elsewhere."""
+        with self._turning():
+            for _ in self._feed(slot, leftover):
+                self._serve_rows()
+                self._replay()
+            self._reap()
+
+    def word(self, slot: int, column: int) -> int:
+        """Return a word of a slot."""
+        return self._slot_words[s.SLOT_SIZE * slot + column]
+
+    def want(self, slot: int, wants: int) -> None:
+        """Say what else becomes rows of a session, beside what all want."""
+        self._slot_words[s.SLOT_SIZE * slot + s.WANTS] = _WANTS | wants
+
+    def pause(self, slot: int, is_paused: int) -> None:
+        """Read from a peer no longer, or again."""
+        self._drive(kernels.turn.PAUSE, slot, is_paused)
+
+    def drop(self, slot: int) -> None:
+        """End a connection at once."""
+        self._drive(kernels.turn.DISMISS, slot, s.BROKEN)
+        if not self._is_turning:
+            self._ask_for_turn()  # which takes note
+
+    def take_stored(self, slot: int) -> bytes:
+        """Take what there is of a message that is not whole yet."""
+        size = self.word(slot, s.MESSAGE_STORED)
+        if not size:
+            return b""
+        at = s.SLOT_SIZE * slot
+        block = Block(self.word(slot, s.MESSAGE), kernels.MESSAGE_HEADROOM, size)
+        self._words[s.INCOMPLETE] -= size
+        for column in (s.MESSAGE, s.MESSAGE_STORED, s.MESSAGE_ROOM):
+            self._slot_words[at + column] = 0
+        return bytes(block.view())
+
+    # Driving.
+
+    def take_turns(self, timeout: float, most: int = -1) -> int:
+        """Serve what is ready, one turn at the most; see `Loop.take_turns`."""
+        del most
+        self._is_turning = True
+        try:
+            if self._sends:
+                self.epoch += 1
+            served = super().take_turns(timeout, 1)
+            if self._words[s.ROW_COUNT]:
+                self._serve_rows()
+            if self._words[s.GONE] >= 0:
+                self._reap()
+            return served
+        finally:
+            self._is_turning = False
+
+    def settle(self) -> None:
+        """See `Loop.settle`."""
+        if self._sends or self._words[s.ROW_COUNT]:
+            self._replay()
+        if self._words[s.GONE] >= 0:
+            self._reap()
+
+    def close(self) -> None:
+        """See `Loop.close`; every session is told."""
+        super().close()
+        self._reap()
+
+    def _replay(self) -> None:
+        self.epoch += 1
+        super()._replay()
+
+    def _ask_for_turn(self) -> None:
+        self.bell()
+
+    def _serve_rows(self) -> None:
+        """Hand what was received to the channels, a connection's rows in one go."""
+        words, octets, sessions = self._words, self._octets, self._sessions_by_slot
+        count = words[s.ROW_COUNT]
+        flat = iter(words[s.ROWS : s.ROWS + s.ROW_FIELDS * count].tolist())
+        current = -1
+        events: list[Event] = []
+        session: Any = None
+        for slot, opcode, start, size, handle, asked in zip(*[flat] * s.ROW_FIELDS, strict=True):
+            if slot != current:
+                if events:
+                    session.deliver(events)
+                    events = []
+                current = slot
+                session = sessions[slot]
+            if asked != s.DELIVER:
+                session.note(asked, opcode, octets[start : start + size], events)
+            elif handle or session._is_special:
+                payload = Block(handle, start, size).view() if handle else octets[start:][:size]
+                session.take(opcode, payload, events)
+            elif opcode == 1:
+                events.append(Message(str(octets[start : start + size], "utf-8"), size))
+            else:
+                events.append(Message(bytes(octets[start : start + size]), size))
+        if events:
+            session.deliver(events)
+        # The answers are zero, which is DISCARD: no one has ever written others.
+
+    def _reap(self) -> None:
+        """Tell sessions whose slots have ended, and free the slots."""
+        words, slots = self._words, self._slot_words
+        slot = words[s.GONE]
+        words[s.GONE] = -1
+        while slot >= 0:
+            at = s.SLOT_SIZE * slot
+            following = slots[at + s.NEXT_FREE]
+            slots[at + s.NEXT_FREE] = words[s.FREE_SLOT]
+            words[s.FREE_SLOT] = slot
+            session, self._sessions_by_slot[slot] = self._sessions_by_slot[slot], None
+            if session is not None:
+                session.end(slots[at + s.ENDING])
+            slot = following
+
+
+class Session:
+    """A connection of a `ChannelLoop`, as its channel sees it: a `triows._driver.Driver`.
+
+    Args:
+        loop: that is to serve it.
+        descriptor: of the socket, past the opening handshake; owned from now on.
+        sink: takes the events.
+    """
+
+    __slots__ = (
+        "_descriptor",
+        "_early",
+        "_ended",
+        "_epoch",
+        "_gives_parts",
+        "_has_closed",
+        "_held",
+        "_is_cut",
+        "_is_special",
+        "_is_within",
+        "_loop",
+        "_noted",
+        "_sink",
+        "_slot",
+        "number",
+        "outcome",
+    )
+
+    def __init__(self, loop: ChannelLoop, descriptor: int, sink: Sink) -> None:
+        self._loop = loop
+        self._descriptor = descriptor
+        self._sink = sink
+        self._slot = -1
+        self._early: list[tuple[Octets, int]] | None = []
+        self._ended: trio.Event | None = None
+        self._epoch = self._noted = 0
+        self._gives_parts = self._has_closed = self._is_special = self._is_within = False
+        self._is_cut = False
+        self._held: list[bytes] = []
+        self.number = 0
+        self.outcome: Closed | Failed | Lost | None = None
+        """How the connection ended, or None while it has not."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something can be queued."""
+        return self.outcome is None and not self._has_closed
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether nothing more will be delivered."""
+        return self.outcome is not None
+
+    @property
+    def unsent(self) -> int:
+        """Octets that the transport has not taken yet."""
+        if self._slot < 0:
+            return self._noted
+        loop = self._loop
+        noted = self._noted if self._epoch == loop.epoch else 0
+        return loop._slot_words[s.SLOT_SIZE * self._slot + s.QUEUE_SIZE] + noted
+
+    # What goes out.
+
+    def send(self, opcode: int, payload: Octets) -> None:
+        """Queue a message."""
+        loop = self._loop
+        if self._epoch != loop.epoch:
+            self._epoch = loop.epoch
+            self._noted = 0
+        self._noted += len(payload) + _HEADER
+        if self._early is None:
+            loop._note_send(self._slot, self.number, payload, opcode)
+        else:
+            self._early.append((payload, opcode))
+
+    def send_part(self, opcode: int, payload: Octets, *, is_last: bool) -> None:
+        """Queue a part of a message."""
+        first = Opcode.CONTINUATION if self._is_within else opcode
+        self._is_within = not is_last
+        self.send(first if is_last else first | s.UNFINISHED, payload)
+
+    def ping(self, payload: bytes) -> None:
+        """Queue a Ping; ValueError if it is too long."""
+        if len(payload) > MAX_CONTROL_PAYLOAD:
+            raise ValueError(f"a Ping has at most {MAX_CONTROL_PAYLOAD} octets, not {len(payload)}")
+        self.send(Opcode.PING, payload)
+
+    def close(self, code: int, reason: str) -> None:
+        """Start the closing handshake; ValueError if that may not be sent."""
+        payload = close_payload(code, reason)
+        if self.is_open:
+            self.send(Opcode.CLOSE, payload)
+            self._has_closed = True
+
+    def abort(self, why: str) -> None:
+        """Drop the transport without further ado."""
+        self._is_cut = True
+        if self.outcome is None:
+            self.outcome = Lost(why)
+            self._sink.deliver((self.outcome,))
+        if self._slot >= 0:
+            self._loop.drop(self._slot)
+
+    # What comes in.
+
+    def pause(self) -> None:
+        """Stop reading; the peer will be held back by TCP."""
+        if self._slot >= 0:
+            self._loop.pause(self._slot, 1)
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._slot >= 0:
+            self._loop.pause(self._slot, 0)
+
+    def begin_parts(self) -> Part | None:
+        """Deliver the message under way, or the next one, in parts."""
+        self._gives_parts = self._is_special = True
+        if self._slot < 0:
+            return None
+        loop = self._loop
+        loop.want(self._slot, s.PARTS)
+        held = b"".join(self._held) + loop.take_stored(self._slot)
+        self._held.clear()
+        opcode = loop.word(self._slot, kernels.MESSAGE_OPCODE)
+        return Part(held, opcode, is_last=False) if held else None
+
+    def end_parts(self) -> None:
+        """Deliver the next message whole, after all."""
+        self._gives_parts = self._is_special = False
+        if self._slot >= 0:
+            self._loop.want(self._slot, 0)
+
+    def deliver(self, events: Iterable[Event]) -> None:
+        """Give the channel what came; for the loop."""
+        if not self._is_cut:
+            self._sink.deliver(events)
+
+    def note(self, asked: int, opcode: int, payload: memoryview, events: list[Event]) -> None:
+        """Take a row that is no message; for the loop."""
+        if asked == s.CLOSED_BY_PEER:
+            self._conclude(parse_close(bytes(payload)), events)
+        elif opcode < 0:
+            self._conclude(Failed(*END_OF[opcode]), events)
+        elif opcode == Opcode.PONG and asked == s.NOTICE:
+            events.append(Ponged(bytes(payload)))
+        elif opcode == s.ROOM_MADE and asked == s.NOTICE:
+            self._sink.make_room()
+
+    def take(self, opcode: int, payload: memoryview, events: list[Event]) -> None:
+        """Take a message that was in a block, or while parts are wanted, or a part; likewise."""
+        octets = bytes(payload)
+        is_last = opcode < s.PART
+        kind = opcode if is_last else opcode - s.PART
+        if self._gives_parts:
+            events.append(Part(octets, kind, is_last))
+            if is_last:
+                self.end_parts()
+        elif not is_last:  # the loop did not know yet that no more parts are wanted
+            self._held.append(octets)
+            self._is_special = True
+        else:
+            octets = b"".join((*self._held, octets))
+            self._held.clear()
+            self._is_special = False
+            payload_: str | bytes = str(octets, "utf-8") if kind == Opcode.TEXT else octets
+            events.append(Message(payload_, len(octets)))
+
+    def _conclude(self, outcome: Closed | Failed, events: list[Event]) -> None:
+        if self.outcome is None:
+            self.outcome = outcome
+            events.append(outcome)
+
+    def end(self, ending: int) -> None:
+        """Take note that the loop has dropped the transport."""
+        self._slot = -1
+        if self.outcome is None:
+            failure = END_OF.get(ending)
+            self.outcome = Failed(*failure) if failure else Lost("the transport ended")
+            self._sink.deliver((self.outcome,))
+        self._sink.make_room()
+        if self._ended is not None:
+            self._ended.set()
+
+    # The life of the connection.
+
+    async def run(self, leftover: bytes = b"") -> None:
+        """Serve the connection until its transport has been dropped.
+
+        Args:
+            leftover: octets that were received behind the opening handshake.
+
+        Cancelling does nothing: `abort`, or a deadline, ends it.
+        """
+        with trio.CancelScope(shield=True):
+            self._ended = trio.Event()
+            if self._enter(leftover):
+                self._sink.make_room()
+                await self._ended.wait()
+            else:
+                await trio.lowlevel.checkpoint()
+
+    def _enter(self, leftover: bytes) -> bool:
+        """Give the socket to the loop; returns whether it is there."""
+        early, self._early = self._early, None
+        if self.outcome is not None:
+            os.close(self._descriptor)
+            return False
+        try:
+            self._slot = self._loop.enter(self._descriptor, self)
+        except OSError as error:
+            self.outcome = Lost(f"the connection could not be watched: {error.strerror}")
+            self._sink.deliver((self.outcome,))
+            return False
+        for payload, opcode in early or ():
+            self._loop._note_send(self._slot, self.number, payload, opcode)
+        if leftover:
+            self._loop.feed(self._slot, leftover)
+        return True
+
+
+_HEADER: Final = 4
+
+
+class ChannelDriver(InlineDriver):
+    """Drives a `ChannelLoop` in a task of Trio's, beside those of its connections."""
+
+    _loop: ChannelLoop
+
+    def __init__(self, loop: ChannelLoop, grace: float) -> None:
+        super().__init__(loop, grace, Outbox(1))
+        self._sleeper: trio.lowlevel.Task | None = None
+        self._has_rung = False
+        self._is_corked = False
+        loop.bell = self._ring
+
+    async def _serve_and_tick(self) -> None:
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(self._tick)
+            nursery.start_soon(self._flush)
+            await self._serve()
+            nursery.cancel_scope.cancel()
+
+    async def _serve(self) -> None:
+        take_turns = self._loop.take_turns
+        while self._goes_on():
+            if self._loop.has_events:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._loop.fileno())
+            for _ in range(CYCLES):
+                if not take_turns(LINGER if self._may_linger() else 0.0, 1):
+                    break
+                # The first pass is for the tasks that were woken, the second sends.
+                self._is_corked = True
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                self._is_corked = False
+            self._take_calls()
+
+    # The flusher.
+
+    def _ring(self) -> None:
+        """Have the sends replayed in the next pass, unless a turn is to come anyway."""
+        if self._is_corked:
+            return
+        if self._sleeper is None:
+            self._has_rung = True
+        else:
+            trio.lowlevel.reschedule(self._sleeper)
+            self._sleeper = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def _flush(self) -> None:
+        while True:
+            if not self._has_rung:
+                self._sleeper = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._forget)
+            self._has_rung = False
+            self._loop.settle()
+
+    def _forget(self, _: object) -> trio.lowlevel.Abort:
+        self._sleeper = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+CYCLES: Final = 100
+"""Turns after which a driver looks whether it is cancelled, and at its calls."""
