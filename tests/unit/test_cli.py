@@ -258,7 +258,6 @@ def test_a_certificate_that_is_none_is_one_line(capsys, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["echo", "--driver", "reactor"], "--driver reactor: not yet"),
         (["echo", "--api", "callback", "--driver", "stream"], "--api callback: not with --driver"),
         (["echo", "--api", "compiled", "--driver", "stream"], "--api compiled: not with --driver"),
         (["echo", "--api", "compiled", "--certfile", "x"], "--api compiled: not with TLS"),
