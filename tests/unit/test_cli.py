@@ -261,7 +261,6 @@ def test_a_certificate_that_is_none_is_one_line(capsys, tmp_path) -> None:
         (["echo", "--api", "callback", "--driver", "stream"], "--api callback: not with --driver"),
         (["echo", "--api", "compiled", "--driver", "stream"], "--api compiled: not with --driver"),
         (["echo", "--api", "compiled", "--certfile", "x"], "--api compiled: not with TLS"),
-        (["echo", "--api", "batch"], "--api batch: not yet"),
         (["echo", "--keyfile", "key.pem"], "--keyfile needs --certfile"),
         (["echo", "--port", "65536"], "65536 is not in 0..65535"),
         (["echo", "--port", "-1"], "-1 is not in 0..65535"),
@@ -299,6 +298,8 @@ def test_the_reactor_ruled_out_is_one_line(capsys, monkeypatch, api, driver) -> 
         ["compiled", "--threads", "0", "--driver", "reactor"],
         ["compiled", "--threads", "2"],
         ["callback"],
+        ["batch"],
+        ["channel", "--driver", "reactor"],
     ],
 )
 def test_the_reactor_echoes(start, options) -> None:

@@ -21,6 +21,7 @@ from triows._server import Server, serve
 from triows._websocket import WebSocket
 
 LARGEST_PORT = 65_535
+BATCH = 1_024  # messages; no more are ever unread
 REACTOR_APIS = ("callback", "compiled")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -84,6 +85,17 @@ async def echo(ws: WebSocket) -> None:
         await ws.send(message)
 
 
+async def echo_batches(ws: WebSocket) -> None:
+    """Send every message back, as many at a time as there are."""
+    with contextlib.suppress(trio.EndOfChannel):
+        while True:
+            for message in await ws.receive_batch(BATCH):
+                try:
+                    ws.send_nowait(message)
+                except trio.WouldBlock:
+                    await ws.send(message)
+
+
 @attrs.frozen
 class _Announcement:
     """A task status that prints the READY line when the server has started."""
@@ -118,7 +130,7 @@ async def _serve(args: argparse.Namespace, context: ssl.SSLContext | None) -> No
             await reactor.run_echo(args.port, host=args.host, task_status=announcement)
             return
         await serve(
-            echo,
+            echo_batches if args.api == "batch" else echo,
             args.port,
             host=args.host,
             ssl_context=context,
@@ -161,8 +173,6 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 def _missing(args: argparse.Namespace) -> str:
     """Say which of the options asked for does not exist yet, or contradicts another."""
-    if args.api == "batch":
-        return f"--api {args.api}: not yet; use channel, callback or compiled"
     if args.api in REACTOR_APIS:
         return _missing_for_reactor(args)
     if args.driver == "reactor":
