@@ -231,10 +231,31 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         inbox = self._inbox
         inbox.reserve()
         try:
-            await inbox.wait()
+            if inbox.must_wait:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                await inbox.sleep()
+            else:
+                await trio.lowlevel.checkpoint()
             return self._take()
         finally:
-            inbox.release()
+            inbox.is_reserved = False
+
+    @enable_ki_protection
+    async def __anext__(self) -> str | bytes:
+        """Do what `receive` does, which see, without a call: for ``async for``."""
+        inbox = self._inbox
+        inbox.reserve()
+        try:
+            if inbox.must_wait:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                await inbox.sleep()
+            else:
+                await trio.lowlevel.checkpoint()
+            return self._take()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+        finally:
+            inbox.is_reserved = False
 
     @enable_ki_protection
     def receive_nowait(self) -> str | bytes:
@@ -482,7 +503,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
                 self._wake_everyone()
                 if not self._ending.is_closed_here:  # else once it is over: `aclose` goes on
                     self._cancel_scopes()
-        if inbox:
+        if inbox.items:
             inbox.wake()
 
     def make_room(self) -> None:
@@ -492,7 +513,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     # Inside.
 
     def _take(self) -> str | bytes:
-        if not self._inbox:
+        if not self._inbox.items:
             self._ending.raise_ended()
         message = self._inbox.take()
         assert type(message) is Message  # parts come only to those who asked for them

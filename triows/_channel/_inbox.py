@@ -29,11 +29,11 @@ class Inbox:
         "_driver",
         "_ending",
         "_is_paused",
-        "_is_reserved",
         "_is_skipping",
-        "_items",
         "_limits",
         "_sleeper",
+        "is_reserved",
+        "items",
         "octets",
         "received",
         "received_octets",
@@ -43,9 +43,9 @@ class Inbox:
         self._driver = driver
         self._limits = limits
         self._ending = ending
-        self._items: deque[Message | Part] = deque()
+        self.items: deque[Message | Part] = deque()
         self._sleeper: trio.lowlevel.Task | None = None
-        self._is_reserved = False
+        self.is_reserved = False
         self._is_paused = False
         self._is_skipping = False
         self.octets = 0
@@ -53,7 +53,7 @@ class Inbox:
         self.received = self.received_octets = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     # The driver's side.
 
@@ -67,11 +67,11 @@ class Inbox:
         if self._is_skipping:
             self._is_skipping = not is_last
             return
-        self._items.append(item)
+        self.items.append(item)
         self.octets += item.size
         if not self._is_paused and (
             self.octets >= self._limits.receive_queue_octets
-            or len(self._items) >= self._limits.receive_queue_messages
+            or len(self.items) >= self._limits.receive_queue_messages
         ):
             self._is_paused = True
             self._driver.pause()
@@ -90,60 +90,71 @@ class Inbox:
         Raises:
             trio.BusyResourceError: another task is.
         """
-        if self._is_reserved:
+        if self.is_reserved:
             raise trio.BusyResourceError("another task is receiving from this WebSocket")
-        self._is_reserved = True
+        self.is_reserved = True
 
     def release(self) -> None:
         """Let others receive."""
-        self._is_reserved = False
+        self.is_reserved = False
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether there is nothing to take, and something may come."""
+        return not self.items and self._ending.may_hear_more
 
     async def wait(self) -> None:
         """Wait until there is something to take, or nothing will come; a checkpoint.
 
         Cancelling takes nothing.
         """
-        if self._items or not self._ending.may_hear_more:
+        if self.items or not self._ending.may_hear_more:
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
-            await self._sleep(self._forget_sleeper)
+            await self.sleep()
+
+    def sleep(self) -> Any:
+        """Wait to be woken; to be awaited at once. Cancelling takes nothing."""
+        self._sleeper = trio.lowlevel.current_task()
+        return trio.lowlevel.wait_task_rescheduled(self._forget_sleeper)  # noqa: ASYNC105
 
     async def wait_for_parts(self) -> None:
         """As `wait`, for a message that is to come in parts, if it has not come whole.
 
         After it, the rest of a message whose first part is there also comes in parts.
         """
-        if self._items or not self._ending.may_hear_more:
+        if self.items or not self._ending.may_hear_more:
             await trio.lowlevel.checkpoint()
             return
         await trio.lowlevel.checkpoint_if_cancelled()
         begun = self._driver.begin_parts()
         if begun is None:
-            await self._sleep(self._forget_parts)
+            self._sleeper = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._forget_parts)
         else:
             self.admit(begun)
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def peek(self) -> Message | Part | None:
         """Return what `take` would, None where there is nothing."""
-        return self._items[0] if self._items else None
+        return self.items[0] if self.items else None
 
     def take(self) -> Message | Part:
         """Return the first of what is unread, of which there must be some."""
-        item = self._items.popleft()
+        item = self.items.popleft()
         self.octets -= item.size
         if (
             self._is_paused
             and self.octets <= self._limits.receive_queue_octets // 2
-            and len(self._items) <= self._limits.receive_queue_messages // 2
+            and len(self.items) <= self._limits.receive_queue_messages // 2
         ):
             self._read_on()
         return item
 
     def skip_message(self) -> None:
         """Throw away the rest of the message that comes in parts, here and to come."""
-        while self._items:
+        while self.items:
             item = self.take()
             if type(item) is Message or item[-1]:
                 return
@@ -151,15 +162,11 @@ class Inbox:
 
     def clear(self) -> None:
         """Throw away everything, and read on: this side closes."""
-        self._items.clear()
+        self.items.clear()
         self.octets = 0
         self._read_on()
 
     # Inside.
-
-    async def _sleep(self, abort: Any) -> None:
-        self._sleeper = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _forget_sleeper(self, _: object) -> trio.lowlevel.Abort:
         self._sleeper = None
