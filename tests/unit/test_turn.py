@@ -20,8 +20,14 @@ class Pair:
     """A loop, and clients that talk to it by socket pairs."""
 
     def __init__(self, handler=0, limits=None, keepalive=None):
-        self.loop = Loop(handler, limits or triows.Limits(), keepalive or triows.KeepAlive())
+        self.loop = self.make_loop(
+            handler, limits or triows.Limits(), keepalive or triows.KeepAlive()
+        )
         self.clients = []
+
+    def make_loop(self, handler, limits, keepalive):
+        """The loop that is tested."""
+        return Loop(handler, limits, keepalive)
 
     def connect(self, leftover=b"", *, buffer=None):
         """A client whose connection the loop has taken over."""
@@ -31,7 +37,7 @@ class Pair:
         theirs.setblocking(False)
         if buffer:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-        self.loop.add(theirs.detach(), leftover)
+        self.loop.add(theirs.detach(), leftover, session=len(self.clients))
         return ours
 
     def turn(self, times=3):

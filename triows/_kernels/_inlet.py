@@ -174,7 +174,8 @@ def serve_piece(
         return serve_control(loop, row, region, slot, found)
     if found[ROW_FLAGS] == WHOLE:
         if loop[s.COLLECTS]:
-            return collect(loop, slot, opcode, region, start, size, 0)
+            is_open = row[s.PHASE] == s.OPEN
+            return collect(loop, slot, opcode, region, start, size, 0) if is_open else 0
         if row[s.PHASE] == s.OPEN and ask(loop, row, region, piece(region, start, size), opcode):
             place(loop, region, opcode, start, size)
         return 0

@@ -18,7 +18,7 @@ from triows._kernels._goodbye import drop_message, end, fail, settle
 from triows._kernels._handler import CLOSE, DISCARD, ECHO
 from triows._kernels._headers import write_header
 from triows._kernels._libc import Octets
-from triows._kernels._outlet import emit, enqueue, flush
+from triows._kernels._outlet import adjust_interest, emit, enqueue, flush
 from triows._kernels._registry import kernel
 from triows._kernels._replies import place, reply_header
 from triows._kernels._rows import add_row
@@ -48,7 +48,7 @@ def hold_replies_back(loop: Integers, row: Integers, region: Octets) -> int:
     """Put the replies so far into the connection's queue; returns 0 or BROKEN."""
     start = loop[s.OUT_START]
     size = loop[s.OUT_STOP] - start
-    loop[s.OUT_STOP] = 0
+    loop[s.OUT_START] = loop[s.OUT_STOP] = 0
     return enqueue(loop, row, region, start, size)
 
 
@@ -58,8 +58,11 @@ def flush_slot(
 ) -> int:
     """Send the slot's queue unless its peer is waited for already, and settle; returns 0."""
     row = slots[slot]
-    if result == 0 and row[s.QUEUE_SIZE] > 0 and row[s.INTEREST] & EPOLLOUT == 0:
-        result = flush(loop, row, event, slot)
+    if result == 0 and row[s.QUEUE_SIZE] > 0:
+        if row[s.INTEREST] & EPOLLOUT == 0:
+            result = flush(loop, row, event, slot)
+        else:  # the queue may have grown beyond the mark
+            result = adjust_interest(loop, row, event, slot)
     if result < 0:
         loop[s.OUT_STOP] = 0
     return settle(loop, slots, region, event, slot, result)
@@ -191,14 +194,14 @@ def replay_row(
         return drop_slot(loop, slots, event, slot, slot)
     if answer == s.CLOSED_BY_PEER:
         return part(loop, row, region, found)
+    if answer == s.ENDED:
+        return fail(loop, row, region, found[s.FIELD_OPCODE])
     if row[s.PHASE] != s.OPEN:
         return 0
     if answer == s.PONG:
         place(loop, region, _PONG, found[s.FIELD_START], found[s.FIELD_SIZE])
     elif answer == ECHO:
         echo(loop, slots, region, event, found, slot)
-    elif answer == s.ENDED:
-        fail(loop, row, region, found[s.FIELD_OPCODE])
     else:
         fail(loop, row, region, HANDLER_CLOSED if answer == CLOSE else HANDLER_FAILED)
     return 0

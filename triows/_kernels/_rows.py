@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triows._kernels import _slots as s
-from triows._kernels._handler import DISCARD, ECHO, call_handler
+from triows._kernels._handler import CLOSE, DISCARD, ECHO, call_handler
 from triows._kernels._libc import Octets, piece
 from triows._kernels._plain import plain_size, unmask_plain
 from triows._kernels._registry import kernel
@@ -66,6 +66,8 @@ def collect(
     answer = s.DELIVER
     if loop[s.HANDLER] != 0:
         answer = call_handler(loop[s.HANDLER], piece(octets, start, size), opcode)
+        if answer not in (DISCARD, ECHO, CLOSE, s.DELIVER):  # the other answers are not its to give
+            answer = s.FAILED_IN_PYTHON
     return add_row(loop, slot, opcode, start, size, handle, answer)
 
 

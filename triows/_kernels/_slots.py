@@ -150,7 +150,7 @@ DELIVER: Final = 3  # Python is to answer, with one octet at region[-ROW_CAPACIT
 PONG: Final = 4
 CLOSED_BY_PEER: Final = 5
 ENDED: Final = 6
-FAILED_IN_PYTHON: Final = 7
+FAILED_IN_PYTHON: Final = 7  # or in a compiled handler
 NOTICE: Final = 8  # nothing: the row only tells; its opcode is that of a Pong or one of these
 
 ROOM_MADE: Final = 16

@@ -38,7 +38,7 @@ from triows._engine import Request
 from triows._engine._base import parse_close
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
-from triows._reactor._handlers import CLOSED, CLOSING, OPEN, Connection, Handler
+from triows._reactor._handlers import CLOSED, CLOSING, FAILED, OPEN, Connection, Handler
 from triows._reactor._loop import BUDGET, LAST, Loop, Octets
 from triows._spec import CloseCode, Opcode
 
@@ -111,10 +111,15 @@ class CallbackLoop(Loop):
 
     def send(self, conn: Connection, payload: Octets, opcode: int) -> None:
         """Note a message, or a Close, to be sent with the next replay."""
-        if conn._phase == OPEN:
-            self._note_send(conn._slot, conn._id, payload, opcode)
-        else:
+        if conn._phase != OPEN:
             self._words[s.DROPPED] += 1
+        elif opcode == Opcode.CLOSE and self._current is conn and self._answer == kernels.ECHO:
+            self._answers[self._row] = kernels.ECHO  # the Close goes behind it
+            self._row += 1
+            self._note_send(conn._slot, conn._id, payload, opcode)
+            self._row -= 1
+        else:
+            self._note_send(conn._slot, conn._id, payload, opcode)
 
     def buffered(self, conn: Connection) -> int:
         """See `Connection.buffered`."""
@@ -156,14 +161,18 @@ class CallbackLoop(Loop):
             conn, leftover = self._newcomers.popleft()
             try:
                 call_handler(self._handler.on_open, conn)
-            except Exception as error:  # noqa: BLE001 - as in _call_back
-                self._report("on_open failed", error)
+            except BaseException as error:
+                self._words[s.HANDLER_FAILURES] += 1
                 conn.close(*HANDLER_FAILED)
+                if not isinstance(error, Exception):
+                    raise
+                self._report("on_open failed", error)
+            if leftover and self._sends:
+                self._replay()  # a greeting goes before the answers
             for _ in self._feed(conn._slot, leftover):
                 self._take_rows()
                 self._call_back(math.inf)
                 self._replay()
-            self._reap()
 
     def take_turns(self, timeout: float, most: int = -1) -> int:
         """Serve what is ready and call the handler; see `Loop.take_turns`.
@@ -189,11 +198,13 @@ class CallbackLoop(Loop):
             self._is_turning = False
 
     def _after_callbacks(self) -> None:
-        if self._rows is None:
+        """Open what was added and take note of what has ended, once all rows are answered."""
+        if self._rows is not None:
+            return
+        self._replay()  # a row knows its connection by the slot alone
+        while self._newcomers or self._gone or self._words[s.GONE] >= 0:
+            self._greet()
             self._reap()
-            if self._newcomers:
-                self._replay()
-                self._greet()
 
     def settle(self) -> None:
         """See `Loop.settle`; calls the ``on_close`` that come of it."""
@@ -219,21 +230,28 @@ class CallbackLoop(Loop):
         """See `Loop.close`; calls the ``on_close`` that are due."""
         if self._is_closed:
             return
-        self._finish_batch()
-        with self._turning():
-            super().close()
-            self._reap()
-            self._clear_sends()
+        try:
+            self._finish_batch()
+        finally:
+            with self._turning():
+                super().close()
+                self._reap()
+                self._clear_sends()
 
     def _finish_batch(self) -> None:
+        """Call back for all rows, answer them, and send what came of that."""
         with self._turning():
             self._call_back(math.inf)
-            self._replay()
             self._after_callbacks()
+            if self._sends:
+                self._replay()
 
     def _replay(self) -> None:
         super()._replay()
-        self._blocks.clear()
+        if self._current is None:
+            self._blocks.clear()
+        else:
+            del self._blocks[:-1]  # the last may be of the message being handled
 
     # Callbacks.
 
@@ -268,8 +286,12 @@ class CallbackLoop(Loop):
                         _call(on_frame, conn, octets[start : start + size], opcode)
                     else:
                         self._call_with_care(conn, start, size, handle, opcode)
-                except Exception as error:  # noqa: BLE001 - whatever it is, it ends its own
-                    self._fail(conn, error)
+                except BaseException as error:  # whatever it is, it ends its own
+                    self._fail(conn)
+                    if not isinstance(error, Exception):
+                        answers[index] = self._answer
+                        raise
+                    self._report("on_frame failed", error)
                 answers[index] = self._answer
                 if index % LOOK_EVERY == 0 and time.monotonic() > until:
                     break
@@ -307,14 +329,18 @@ class CallbackLoop(Loop):
         at = s.ROWS + s.ROW_FIELDS * index
         slot, _, start, size, _, asked = self._words[at : at + s.ROW_FIELDS].tolist()
         conn = self._connections[slot]
-        if asked == s.CLOSED_BY_PEER and conn is not None:
+        if asked == kernels.CLOSE:
+            conn._phase = max(conn._phase, CLOSING)
+        elif asked in (s.ENDED, s.FAILED_IN_PYTHON):
+            conn._phase = max(conn._phase, FAILED)
+        elif asked == s.CLOSED_BY_PEER and conn._phase != FAILED:
             closed = parse_close(bytes(self._octets[start : start + size]))
             self._close(conn, closed.code, closed.reason)
 
-    def _fail(self, conn: Connection, error: Exception) -> None:
-        self._report("on_frame failed", error)
+    def _fail(self, conn: Connection) -> None:
         self._answer = s.FAILED_IN_PYTHON
-        conn._phase = max(conn._phase, CLOSING)
+        if conn._phase == OPEN:
+            conn._phase = FAILED
 
     def _close(self, conn: Connection, code: int, reason: str) -> None:
         """Tell the handler that a connection has ended, if it was not told yet."""

@@ -100,7 +100,7 @@ class Connection:
 
     def __repr__(self) -> str:
         """Say which one it is, and whether it is open."""
-        state = "open" if self._phase == OPEN else "closing" if self._phase == CLOSING else "closed"
+        state = {OPEN: "open", CLOSED: "closed"}.get(self._phase, "closing")
         return f"<triows.Connection {self._id} {state}>"
 
     @property
@@ -164,8 +164,8 @@ class Connection:
             self._phase = CLOSING
 
 
-OPEN, CLOSING, CLOSED = 0, 1, 2
-"""A connection's phases."""
+OPEN, CLOSING, FAILED, CLOSED = 0, 1, 2, 3
+"""A connection's phases: in the middle two this side has ended it, with or without an error."""
 
 _KINDS = (Opcode.TEXT, Opcode.BINARY)
 
@@ -181,7 +181,8 @@ def as_message(payload: Data, opcode: int | None) -> tuple[bytes | bytearray | m
         payload = payload.encode()
         opcode = Opcode.TEXT if opcode is None else opcode
     elif isinstance(payload, memoryview):
-        payload = payload if payload.contiguous and payload.format == "B" else payload.tobytes()
+        is_plain = payload.contiguous and payload.format == "B" and payload.ndim == 1
+        payload = payload if is_plain else payload.tobytes()
     elif not isinstance(payload, bytes | bytearray):
         raise TypeError(f"a message is str or bytes, not {type(payload).__name__}")
     if opcode is None:

@@ -250,6 +250,9 @@ class Loop:
 
     def _enter(self, descriptor: int, session: int) -> int:
         """Give a socket a slot, which is returned; see `add`."""
+        if self._is_closed:
+            os.close(descriptor)
+            _check(-errno.EBADF)
         slot = kernels.turn.add_connection(
             self._registers, self._slots, self._event, self._clock, descriptor, session
         )
@@ -262,10 +265,9 @@ class Loop:
 
     def _feed(self, slot: int, leftover: bytes) -> Iterator[None]:
         """Serve octets received elsewhere, in pieces; yields after each, while it is open."""
-        generation = self._slots[slot, s.GENERATION]
         for start in range(0, len(leftover), s.RECEIVE_SIZE):
             piece = leftover[start : start + s.RECEIVE_SIZE]
-            if self._slots[slot, s.GENERATION] != generation:
+            if self._slots[slot, s.PHASE] == s.FREE:
                 return  # it has ended
             at = self._registers[s.RECEIVE_AT]
             self._region[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
