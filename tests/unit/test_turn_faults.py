@@ -10,6 +10,7 @@ import errno
 import pytest
 
 import triows
+from tests.unit.callback_pairs import CallbackPair, Recorder
 from tests.unit.test_turn import (
     BINARY,
     CLOSE,
@@ -22,9 +23,10 @@ from tests.unit.test_turn import (
     joined,
     masked,
 )
-from triows._kernels import _goodbye, _inlet, _outlet, _turn
+from triows._kernels import _goodbye, _inlet, _outlet, _replay, _turn
 from triows._kernels import slots as s
 from triows._kernels._registry import JIT
+from triows._reactor import _callbacks
 
 pytestmark = pytest.mark.skipif(JIT, reason="compiled kernels call libc, not a script")
 
@@ -32,7 +34,7 @@ PLACES = {
     "receive": [_inlet],
     "send": [_outlet],
     "resize": [_inlet, _outlet],
-    "release": [_inlet, _outlet, _goodbye],
+    "release": [_inlet, _outlet, _goodbye, _replay],
     "watch": [_outlet, _goodbye, _turn],
     "wait_events": [_turn],
     "end_writing": [_goodbye],
@@ -73,13 +75,15 @@ def blocks(monkeypatch):
         return block
 
     def release(handle):
-        live.discard(int(handle))
+        if handle:
+            live.remove(int(handle))
         return real_release(handle)
 
     for module in PLACES["resize"]:
         monkeypatch.setattr(module, "resize", resize)
     for module in PLACES["release"]:
         monkeypatch.setattr(module, "release", release)
+    monkeypatch.setattr(_callbacks, "_free", release)
     return live
 
 
@@ -325,3 +329,114 @@ def test_an_octet_is_copied_a_bounded_number_of_times(monkeypatch, size):
     assert len(reply) == size + 10
     assert moved[0] < 3 * size
     pair.close()
+
+
+# The same with a handler in Python, which echoes, sends, and sends elsewhere.
+
+LARGE = b"large " * 12_000
+MESSAGES = [b"one", b"two", LARGE, b"three"]
+STREAM = (
+    masked(TEXT, b"one")
+    + masked(PING, b"?")
+    + joined(TEXT, [b"t", b"wo"])
+    + masked(TEXT, LARGE)
+    + masked(TEXT, b"three")
+    + masked(CLOSE, close_payload(1000))
+)
+OWN = [(BINARY, b"own"), (BINARY, b"again")]
+REPLIED = [
+    *[*OWN, (TEXT, b"one"), (10, b"?"), *OWN, (TEXT, b"two"), *OWN, (TEXT, LARGE)],
+    *[*OWN, (TEXT, b"three"), (CLOSE, close_payload(1000))],
+]
+TOLD = [(BINARY, b"it said " + message[:5]) for message in MESSAGES]
+
+
+class Busy(Recorder):
+    """Echoes and sends on the second connection, and tells the first of it."""
+
+    def on_frame(self, conn, payload, opcode):
+        """Send to both sides, and echo."""
+        super().on_frame(conn, payload, opcode)
+        if conn.id == 2:
+            conn.send(b"own")
+            self.conns[1].send(b"it said " + payload[:5])
+            conn.send(b"again")
+        conn.echo()
+
+
+def call_back(buffer=None):
+    """Run a conversation with a handler; returns the loop and what each of two peers was told."""
+    pair = CallbackPair(Busy(), triows.Limits(send_queue_octets=10_000))
+    bystander = pair.connect()
+    client = pair.connect(buffer=buffer)
+    reply = told = b""
+    with contextlib.suppress(ConnectionError):
+        reply = pair.talk(client, STREAM)
+    with contextlib.suppress(ConnectionError):
+        told = pair.talk(bystander, masked(TEXT, b"untouched"))
+    return pair, reply, told
+
+
+def talk_at_every(monkeypatch, name, answer, *, buffer=None):
+    """Have each call of a name answered so in turn; yields what a conversation led to."""
+    with monkeypatch.context() as patch:
+        script = Script(patch, name)
+        call_back(buffer)[0].close()
+    first = 2 if name == "watch" else 0  # behind those by which the two sockets are added
+    for at in range(first, min(60, script.calls)):
+        with monkeypatch.context() as patch:
+            Script(patch, name, answer, at)
+            pair, reply, told = call_back(buffer)
+        pair.close()
+        assert pair.register(s.CONNECTIONS) == pair.register(s.QUEUED) == 0
+        assert pair.register(s.INCOMPLETE) == 0
+        assert sorted(event[0] for event in pair.handler.of("close")) == [1, 2], at
+        yield at, reply, told
+
+
+HEARD = [*TOLD, (TEXT, b"untouched")]
+
+
+@pytest.mark.parametrize("answer", PASSING, ids=lambda code: errno.errorcode[-code])
+@pytest.mark.parametrize("name", ["receive", "send"])
+def test_what_passes_changes_nothing_for_a_handler(monkeypatch, blocks, name, answer):
+    """EINTR and EAGAIN, at any call, change nothing in what its peers are told."""
+    for at, reply, told in talk_at_every(monkeypatch, name, answer, buffer=4_096):
+        assert frames(reply) == REPLIED, at
+        assert frames(told) == HEARD, at
+    assert blocks == set()
+
+
+@pytest.mark.parametrize("answer", FATAL, ids=lambda code: errno.errorcode[-code])
+@pytest.mark.parametrize("name", ["receive", "send", "watch"])
+def test_what_breaks_a_connection_of_a_handler_breaks_it_alone(monkeypatch, blocks, name, answer):
+    """Any other error ends that connection, behind what it was told; the other goes on."""
+    for at, reply, told in talk_at_every(monkeypatch, name, answer, buffer=4_096):
+        assert wire(REPLIED).startswith(reply), at
+        assert wire(HEARD).startswith(told) or frames(told)[-1] == HEARD[-1], at
+        assert reply == wire(REPLIED) or told[-9:] == b"untouched", at
+    assert blocks == set()
+
+
+@pytest.mark.parametrize("name", ["send", "receive"])
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_short_calls_change_nothing_for_a_handler(monkeypatch, blocks, name, most):
+    """A call that moves less than it was given is gone on with where it stopped."""
+
+    def short(real, descriptor, octets, start, size):
+        return real(descriptor, octets, start, min(size, most))
+
+    for at, reply, told in talk_at_every(monkeypatch, name, short):
+        assert frames(reply) == REPLIED, at
+        assert frames(told) == HEARD, at
+    assert blocks == set()
+
+
+def test_want_of_memory_ends_one_connection_of_a_handler(monkeypatch, blocks):
+    """Where there is no memory to hold something back, that connection ends, and no other."""
+    for at, reply, told in talk_at_every(monkeypatch, "resize", 0, buffer=4_096):
+        later = triows_frame(CLOSE, close_payload(1013, b"too many unfinished messages"))
+        assert wire(REPLIED).startswith(reply.removesuffix(later)), at
+        assert wire(HEARD).startswith(told) or frames(told)[-1] == HEARD[-1], at
+        assert reply == wire(REPLIED) or told[-9:] == b"untouched", at
+    assert blocks == set()
