@@ -1,5 +1,6 @@
 """The turn and the sans-IO engine are given the same octets and say the same.
 
+So does a loop that collects for a handler in Python which answers as the compiled one.
 The engine is held to a naive model and to other libraries elsewhere; here it is the
 oracle. The turn has its kernels run over socket pairs: compiled, or interpreted under
 ``NUMBA_DISABLE_JIT=1``.
@@ -7,6 +8,7 @@ oracle. The turn has its kernels run over socket pairs: compiled, or interpreted
 
 import contextlib
 import itertools
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -20,11 +22,13 @@ from tests.properties.strategies import (
     streams,
     valid_streams,
 )
+from tests.unit.callback_pairs import CallbackPair
 from tests.unit.test_turn import Pair, is_over
-from triows import Limits, ProtocolError, Response, ServerEngine
+from triows import Handler, Limits, ProtocolError, Response, ServerEngine
 from triows._engine import Phase
 from triows._kernels import slots as s
 from triows._kernels._handler import resolve_handler
+from triows._reactor import _callbacks
 
 SMALL = st.sampled_from([0, 1, 124, 126, 299, 300, 1_000, 1_100]).map(
     lambda size: Limits(max_message=size, max_fragments=4)
@@ -51,6 +55,42 @@ def handle(payload, opcode):
         payload[0] ^= 1
         payload[size - 1] ^= opcode
     return 1
+
+
+class InPython(Handler):
+    """Answers as `handle`, and notes what it is told."""
+
+    def __init__(self):
+        self.messages = 0
+        self.opened = []
+        self.closed = []
+
+    def on_open(self, conn):
+        """Note it."""
+        self.opened.append(conn.id)
+
+    def on_frame(self, conn, payload, opcode):
+        """Answer."""
+        self.messages += 1
+        response = handle(payload, opcode)
+        if response == Response.ECHO:
+            conn.echo()
+        elif response == Response.CLOSE:
+            conn.close()
+        elif response != Response.DISCARD:
+            raise HandlerError
+
+    def on_close(self, conn, code, reason):
+        """Note it."""
+        self.closed.append(conn.id)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unhurried():
+    """Callbacks have all the time that they need, however slow the machine is."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(_callbacks, "BUDGET", math.inf)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +142,12 @@ class Subject:
         self._client = pair.connect(leftover)
         self.replies = self._take()
 
+    def send(self, octets):
+        """Send what can be sent without a turn; returns the rest."""
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            return octets[self._client.send(octets) :] if octets else octets
+        return octets
+
     def receive(self, octets):
         """Send the next octets, however many turns that takes."""
         while octets:
@@ -134,9 +180,14 @@ class Subject:
         return is_over(self._client)
 
 
-def compare(conversations, limits, address=0, *, leftover=False):
-    """Give each conversation's parts, in turns, to an oracle and to a connection of one loop."""
-    pair = Pair(address, limits)
+def compare(conversations, limits, address=0, *, leftover=False, at_once=False):
+    """Give each conversation's parts, in turns, to an oracle and to a connection of one loop.
+
+    An *address* of `InPython` has the loop collect for it; *at_once*, all peers' parts are
+    sent before the loop takes a turn.
+    """
+    handler = InPython() if address is InPython else None
+    pair = CallbackPair(handler, limits) if handler else Pair(address, limits)
     try:
         oracles = [Oracle(limits, handle if address else None) for _ in conversations]
         subjects = []
@@ -145,17 +196,24 @@ def compare(conversations, limits, address=0, *, leftover=False):
             oracle.receive(first)
             subjects.append(Subject(pair, first))
         for step in itertools.zip_longest(*conversations, fillvalue=b""):
-            for part, oracle, subject in zip(step, oracles, subjects, strict=True):
+            rest = [
+                subject.send(part) if at_once else part
+                for part, subject in zip(step, subjects, strict=True)
+            ]
+            for part, left, oracle, subject in zip(step, rest, oracles, subjects, strict=True):
                 oracle.receive(part)
-                subject.receive(part)
+                subject.receive(left)
         for oracle, subject in zip(oracles, subjects, strict=True):
             assert subject.replies == oracle.replies
             assert subject.is_over is oracle.engine.is_closed
-        assert pair.register(s.MESSAGES_IN) == sum(oracle.messages for oracle in oracles)
+        messages = handler.messages if handler else pair.register(s.MESSAGES_IN)
+        assert messages == sum(oracle.messages for oracle in oracles)
         assert pair.register(s.HANDLER_FAILURES) == sum(oracle.failures for oracle in oracles)
         assert pair.register(s.SYSTEM_FAILURES) == 0
     finally:
         pair.close()
+    if handler:
+        assert sorted(handler.closed) == handler.opened == list(range(1, len(conversations) + 1))
 
 
 @st.composite
@@ -178,6 +236,14 @@ def test_any_streams_cut_anywhere(data, leftover):
 def test_any_streams_with_a_handler(handler, data):
     """The same where a handler changes, throws away or closes."""
     compare(data.draw(conversations(streams(is_masked=True))), data.draw(SMALL), handler)
+
+
+@given(data=st.data(), leftover=st.booleans(), at_once=st.booleans())
+@settings(deadline=None, max_examples=150)
+def test_any_streams_with_a_handler_in_python(data, leftover, at_once):
+    """The same where the loop collects, and Python answers rows of several peers."""
+    parts = data.draw(conversations(streams(is_masked=True)))
+    compare(parts, data.draw(SMALL), InPython, leftover=leftover, at_once=at_once)
 
 
 EDGES = [
@@ -227,20 +293,22 @@ def few_pieces(draw, content):
     return [content[start:stop] for start, stop in itertools.pairwise([0, *cuts, len(content)])]
 
 
-@pytest.mark.parametrize("has_handler", [False, True])
+@pytest.mark.parametrize("kind", ["echo", "compiled", "python"])
 @given(data=st.data())
 @settings(deadline=None, max_examples=50)
-def test_large_streams_cut_anywhere(handler, data, has_handler):
+def test_large_streams_cut_anywhere(handler, data, kind):
     """The same for what is larger than the receive region."""
     parts = [data.draw(large_streams().flatmap(few_pieces))]
-    compare(parts, LARGE, handler if has_handler else 0, leftover=data.draw(st.booleans()))
+    address = {"echo": 0, "compiled": handler, "python": InPython}[kind]
+    compare(parts, LARGE, address, leftover=data.draw(st.booleans()))
 
 
 @pytest.mark.parametrize("size", EDGES)
 @pytest.mark.parametrize("is_text", [False, True])
-def test_a_large_message_cut_where_a_way_changes(size, is_text):
+@pytest.mark.parametrize("address", [0, InPython], ids=["echo", "python"])
+def test_a_large_message_cut_where_a_way_changes(size, is_text, address):
     """Each size on an edge, behind a small message, cut at and around its header's end."""
     frame = build_frame(TEXT if is_text else BINARY, b"x" * size, key=b"\x01\x80\xff\x00")
     content = build_frame(BINARY, b"before", key=b"abcd") + frame + frame
     for cut in (12, 13, 14, 18, 22, 26, 27, len(content) // 2, len(content) - 1):
-        compare([[content[:cut], content[cut:]]], LARGE)
+        compare([[content[:cut], content[cut:]]], LARGE, address)
