@@ -143,14 +143,20 @@ def _judge(verdict: Verdict) -> Iterator[str]:
         yield f"{verdict.case}: the connection ended without a Close each way"
 
 
+APIS = {"reactor": "compiled", "callback": "callback"}
+"""What serves on the reactor: a compiled handler, or one in Python."""
+
+
 def server_command(driver: str) -> list[str]:
     """The command that starts our echo server with room for section 9.
 
-    On the reactor it has a compiled handler, so far the only kind there is.
+    *driver* is one of a server's, or names what serves on the reactor.
     """
-    options = ["--port", "0", "--driver", driver, "--max-message", str(2**24)]
-    if driver == "reactor":
-        options += ["--api", "compiled"]
+    options = ["--port", "0", "--max-message", str(2**24)]
+    if driver in APIS:
+        options += ["--driver", "reactor", "--api", APIS[driver]]
+    else:
+        options += ["--driver", driver]
     return [sys.executable, "-m", "triows", "echo", *options]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.autobahn import (
+    APIS,
     CORE,
     LARGE,
     Selection,
@@ -17,7 +18,7 @@ from tests.conformance.transports import DRIVERS
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("driver", [*DRIVERS, "reactor"])
+@pytest.mark.parametrize("driver", [*DRIVERS, *APIS])
 @pytest.mark.parametrize(
     "selection", [pytest.param(CORE, id="core"), pytest.param(LARGE, id="large")]
 )
