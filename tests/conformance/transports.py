@@ -308,14 +308,24 @@ class ReactorWire(TcpWire):
     driver: str = "reactor"
     measured: Measured = resident
     threads: int = 1
+    callbacks: triows.Handler | None = None
+    """What echoes instead of the loop itself."""
 
     async def start(self, nursery: trio.Nursery, handler: Any, options: Any) -> Any:
         """Start a reactor on a free port, in *nursery*."""
         assert handler is None, "the reactor only echoes: name this test in NOT_OVER_THE_REACTOR"
-        reactor = triows.Reactor(threads=self.threads, **options)
+        reactor = triows.Reactor(self.callbacks, threads=self.threads, **options)
         (self._address,) = await reactor.listen(0)
         return await nursery.start(reactor.run)
 
+
+def echo_in_place(_conn: triows.Connection, _payload: memoryview, _opcode: int) -> triows.Response:
+    """Send every message back."""
+    return triows.Response.ECHO
+
+
+CALLBACKS: dict[str, Any] = {"threads": 0, "callbacks": triows.handler_fn(echo_in_place)}
+"""A reactor whose handler is in Python, and runs in Trio's thread."""
 
 RATE = 20
 """How much faster than real time it goes over a `QuickWire`."""
@@ -384,10 +394,17 @@ WIRES = [
 REACTOR_WIRES = [
     pytest.param(ReactorWire, id="reactor"),
     pytest.param(partial(ReactorWire, threads=0), id="reactor-inline"),
+    pytest.param(partial(ReactorWire, **CALLBACKS), id="reactor-callback"),
 ]
 """What it goes through besides where a server is tested that echoes."""
 
-QUICK_WIRES = [pytest.param(QuickWire, id="reactor", marks=pytest.mark.trio(run=run_in_quick_time))]
+QUICK_WIRES = [
+    pytest.param(wire, id=name, marks=pytest.mark.trio(run=run_in_quick_time))
+    for wire, name in [
+        (QuickWire, "reactor"),
+        (partial(QuickWire, **CALLBACKS), "reactor-callback"),
+    ]
+]
 """What it goes through, besides memory, where a server is tested over time."""
 
 in_memory = pytest.mark.parametrize("wire", WIRES[:1], indirect=True)
