@@ -23,7 +23,7 @@ from tests.unit.test_turn import (
     joined,
     masked,
 )
-from triows._kernels import _goodbye, _inlet, _outlet, _replay, _turn
+from triows._kernels import _goodbye, _inlet, _outlet, _replay, _rows, _turn
 from triows._kernels import slots as s
 from triows._kernels._registry import JIT
 from triows._reactor import _callbacks
@@ -34,7 +34,7 @@ PLACES = {
     "receive": [_inlet],
     "send": [_outlet],
     "resize": [_inlet, _outlet],
-    "release": [_inlet, _outlet, _goodbye, _replay],
+    "release": [_inlet, _outlet, _goodbye, _replay, _rows],
     "watch": [_outlet, _goodbye, _turn],
     "wait_events": [_turn],
     "end_writing": [_goodbye],

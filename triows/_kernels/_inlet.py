@@ -127,7 +127,7 @@ def finish_message(
         handle = row[s.MESSAGE]
         loop[s.INCOMPLETE] -= size
         row[s.MESSAGE] = row[s.MESSAGE_STORED] = row[s.MESSAGE_ROOM] = 0
-        return collect(loop, slot, opcode, message, MESSAGE_HEADROOM, size, handle)
+        return collect(loop, row, slot, opcode, message, MESSAGE_HEADROOM, size, handle)
     result = 0
     if row[s.PHASE] == s.OPEN and ask(
         loop, row, region, piece(message, MESSAGE_HEADROOM, size), opcode
@@ -174,8 +174,7 @@ def serve_piece(
         return serve_control(loop, row, region, slot, found)
     if found[ROW_FLAGS] == WHOLE:
         if loop[s.COLLECTS]:
-            is_open = row[s.PHASE] == s.OPEN
-            return collect(loop, slot, opcode, region, start, size, 0) if is_open else 0
+            return collect(loop, row, slot, opcode, region, start, size, 0)
         if row[s.PHASE] == s.OPEN and ask(loop, row, region, piece(region, start, size), opcode):
             place(loop, region, opcode, start, size)
         return 0

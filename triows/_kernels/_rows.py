@@ -19,6 +19,7 @@ from triows._kernels._libc import Octets, piece
 from triows._kernels._plain import plain_size, unmask_plain
 from triows._kernels._registry import kernel
 from triows._kernels._scan import CLOSE_OPCODE, MAX_MESSAGE, MESSAGE_OPCODE
+from triows._kernels._system import release
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 
@@ -51,9 +52,16 @@ def add_row(
     return 0
 
 
-@kernel("int64(int64[::1], int64, int64, uint8[::1], int64, int64, int64)", inner=True)
+@kernel("int64(int64[::1], int64[::1], int64, int64, uint8[::1], int64, int64, int64)", inner=True)
 def collect(
-    loop: Integers, slot: int, opcode: int, octets: Octets, start: int, size: int, handle: int
+    loop: Integers,
+    row: Integers,
+    slot: int,
+    opcode: int,
+    octets: Octets,
+    start: int,
+    size: int,
+    handle: int,
 ) -> int:
     """Make a row of a message, unless the connection is ending already; returns 0.
 
@@ -61,6 +69,8 @@ def collect(
     """
     if loop[s.IS_ENDING]:
         return 0
+    if loop[s.HANDLER] != 0 and row[s.PHASE] != s.OPEN:  # which answers no more
+        return release(handle)
     loop[s.MESSAGES_IN] += 1
     loop[s.OCTETS_IN] += size
     answer = s.DELIVER
@@ -116,7 +126,7 @@ def collect_plain(
         opcode: Any = np.int64(region[start]) & 0xF
         if unmask_plain(region, begin, size, opcode) != 0:
             break
-        collect(loop, slot, opcode, region, begin, size, 0)
+        collect(loop, row, slot, opcode, region, begin, size, 0)
         start = begin + size
         frames += 1
     loop[s.FRAMES_IN] += frames
