@@ -86,6 +86,26 @@ def test_sends_to_a_connection_that_ends_in_the_same_batch_hurt_no_one(start):
         assert pair.register(s.DROPPED) == 1
 
 
+def test_what_is_sent_to_the_dead_reaches_no_successor(start):
+    """A send to a connection that has ended unnoticed is not for the next one in its slot."""
+
+    def closed(conn, _code, _reason):
+        if conn.id == 1:
+            pair.handler.conns[2].send(b"for the dead")
+        elif conn.id == 2:
+            pair.connect()
+
+    pair = start(frame=echo, closed=closed)
+    for client in [pair.connect(), pair.connect()]:
+        client.close()
+    pair.turn()
+    successor = pair.clients[2]
+
+    assert pair.handler.conns[3]._slot == pair.handler.conns[2]._slot
+    assert frames(pair.talk(successor, masked(TEXT, b"mine"))) == [(TEXT, b"mine")]
+    assert pair.register(s.DROPPED) == 1
+
+
 def test_on_close_and_on_open_may_send(start):
     """To others, in order; to the one that has ended it is dropped."""
 
@@ -289,18 +309,23 @@ def test_many_large_receives_fill_the_region_and_no_more(start):
     ]
 
 
-def test_many_blocks_are_handled_before_more_are_received(start, monkeypatch):
-    """Joined messages count: beyond a bound the rest of the peers waits."""
+def test_many_blocks_are_handled_before_more_are_received(start):
+    """Joined messages count: beyond a bound the rest of the peers waits for the next batch."""
     pair = start(frame=echo)
-    clients = [pair.connect() for _ in range(20)]
+    clients = [pair.connect() for _ in range(50)]
+    message = bytes(200_000)
     for client in clients:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        client.send(joined(BINARY, [bytes(30_000)] * 2))
-    pair.loop._registers[s.BLOCK_OCTETS] = s.BATCH_BLOCKS - 70_000
-    pair.loop._registers[s.ROW_COUNT] = 0
-    replies = [pair.hear(client) for client in clients]
+        client.send(masked(BINARY, message)[:20_000])
+        pair.turn()
+    for client in clients:  # what is left goes straight into the message's block
+        assert client.send(masked(BINARY, message)[20_000:]) == 180_014
+    pair.turn(1)
 
-    assert [len(reply) for reply in replies] == [60_004] * 20
+    assert s.BATCH_BLOCKS // 200_000 < len(pair.handler.messages) < 50
+    assert pair.loop.has_events
+    assert {len(pair.hear(client)) for client in clients} == {200_010}
+    assert len(pair.handler.messages) == 50
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from tests.unit.test_turn import (
     TEXT,
     Pair,
     close_payload,
+    code_of,
     drain,
     frames,
     joined,
@@ -25,6 +26,7 @@ from tests.unit.test_turn import (
 )
 from triows._kernels import _goodbye, _inlet, _outlet, _replay, _rows, _turn
 from triows._kernels import slots as s
+from triows._kernels._handler import resolve_handler
 from triows._kernels._registry import JIT
 from triows._reactor import _callbacks
 
@@ -439,4 +441,21 @@ def test_want_of_memory_ends_one_connection_of_a_handler(monkeypatch, blocks):
         assert wire(REPLIED).startswith(reply.removesuffix(later)), at
         assert wire(HEARD).startswith(told) or frames(told)[-1] == HEARD[-1], at
         assert reply == wire(REPLIED) or told[-9:] == b"untouched", at
+    assert blocks == set()
+
+
+def test_blocks_that_a_compiled_handler_answers_are_freed(blocks):
+    """Echoed, thrown away, refused or delivered: each joined message's block is freed once."""
+    address = resolve_handler(lambda payload, _opcode: int(payload[0]) - ord("0"))
+    pair = CallbackPair(Busy(), compiled=address)
+    clients = [pair.connect() for _ in range(2)]
+    kinds = b"01303" + b"2" + b"1"
+    for client in clients:
+        stream = b"".join(joined(BINARY, [b"%c" % kind, b"x"]) for kind in kinds)
+        reply = pair.talk(client, stream)
+        reply += pair.talk(client, joined(BINARY, [b"1", b"x"]) + masked(CLOSE))
+        assert code_of(reply) == 1000
+
+    assert pair.handler.messages == [b"3x"] * 4
+    pair.close()
     assert blocks == set()
