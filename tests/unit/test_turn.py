@@ -611,6 +611,22 @@ def test_a_message_that_is_never_finished_is_refused(start):
     assert code_of(pair.hear(client)) == 1008
 
 
+@pytest.mark.parametrize("pieces", [[masked(TEXT, b"abcd")], [masked(PING), masked(TEXT, b"abcd")]])
+def test_each_message_has_its_own_time(start, pieces):
+    """Receives that all end within a header are no message that is never finished."""
+    pair = start(limits=triows.Limits(message_timeout=60))
+    client = pair.connect()
+    stream = b"".join(pieces)
+
+    client.send(stream[:3])
+    for _ in range(4):
+        pair.shift(30)
+        drain(client)
+        client.send(stream[3:] + stream[:3])
+        pair.turn()
+        assert frames(drain(client))[-1] == (TEXT, b"abcd")
+
+
 @pytest.mark.parametrize("ending", [masked(3), masked(TEXT, b"close")])
 def test_a_peer_that_does_not_close_is_dropped(start, handler, ending):
     """After our Close the peer has the close timeout, and no longer (§7.1.1)."""

@@ -173,6 +173,7 @@ def serve_piece(
     if opcode >= CLOSE_OPCODE:
         return serve_control(loop, row, region, slot, found)
     if found[ROW_FLAGS] == WHOLE:
+        row[s.MESSAGE_SINCE] = 0
         if loop[s.COLLECTS]:
             return collect(loop, row, slot, opcode, region, start, size, 0)
         if row[s.PHASE] == s.OPEN and ask(loop, row, region, piece(region, start, size), opcode):
@@ -222,12 +223,15 @@ def serve_octets(
     row = slots[slot]
     result = 0
     if row[MESSAGE_OPCODE] == 0:
+        begin = start
         if loop[s.COLLECTS]:
             start = collect_plain(loop, row, region, slot, start, stop)
         else:
             start = serve_plain(loop, row, region, start, stop)
         if start == stop and row[s.CARRY] == 0:
             return 0
+        if start > begin:  # what was unfinished is finished
+            row[s.MESSAGE_SINCE] = 0
     is_full = 1
     while is_full and result == 0 and row[s.PHASE] in (s.OPEN, s.CLOSING):
         count = scan(region, start, stop, row, table)
