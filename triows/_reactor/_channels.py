@@ -121,6 +121,7 @@ class ChannelLoop(Loop):
             if self._words[s.ROW_COUNT]:
                 self._serve_rows()
             if self._words[s.GONE] >= 0:
+                self._replay()  # a row knows its session by the slot alone
                 self._reap()
             return served
         finally:
