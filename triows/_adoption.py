@@ -29,10 +29,10 @@ def adopt(sock: Adoptable) -> socket.socket:
         plain.getpeername()
     except OSError as error:
         raise ValueError(f"the socket is not connected: {error.strerror}") from None
+    if plain.family != socket.AF_UNIX:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     adopted = socket.socket(fileno=plain.detach())
     adopted.setblocking(False)
-    if adopted.family != socket.AF_UNIX:
-        adopted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return adopted
 
 

@@ -7,7 +7,6 @@ Trio accepts and shakes hands; from the 101 on a socket belongs to a loop. See
 import contextlib
 import enum
 import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
@@ -49,6 +48,7 @@ class Stage(enum.Enum):
     """How far a reactor has come."""
 
     NEW = enum.auto()
+    STARTING = enum.auto()
     RUNNING = enum.auto()
     BY_HAND = enum.auto()
     OVER = enum.auto()
@@ -129,16 +129,16 @@ class Reactor:
         self._limits = limits
         self._keepalive = keepalive
         self._grace = shutdown_grace
-        self._faults = FaultLog()
+        self._faults = FaultLog(time.monotonic)  # loops in threads know no other
         self._drivers: list[Driver] = []
         self._nursery: trio.Nursery | None = None
         self._sockets: list[socket.socket] = []
         self._outboxes = [Outbox(limits.sender_octets) for _ in range(max(1, threads))]
         self._arrivals: list[tuple[socket.socket, bytes, Request | None, int]] = []
         self._stage = Stage.NEW
-        self._is_starting = False
-        self._lock = threading.Lock()
-        self._uses = 0
+        # One item for each. Appended and popped without a lock, since the garbage collector
+        # and signals' handlers close senders too, at any moment of any thread.
+        self._uses: list[None] = []
         self._token: trio.lowlevel.TrioToken | None = None
         self._is_idle = trio.Event()
         self._accepted = self._refused = self._handshakes = self._sessions = 0
@@ -187,9 +187,18 @@ class Reactor:
 
         Raises:
             OSError: the port cannot be listened on.
+            RuntimeError: the reactor has ended, or `run_once` drives it.
         """
+        self._check_listening()
         opened = []
-        for listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog):
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+        try:
+            self._check_listening()  # some time has passed
+        except RuntimeError:
+            for listener in listeners:
+                listener.socket.close()
+            raise
+        for listener in listeners:
             listening = socket.socket(fileno=listener.socket.detach())
             listening.setblocking(False)
             opened.append(listening)
@@ -221,40 +230,49 @@ class Reactor:
         return self.add_session_with_prefix(sock, b"", request=request)
 
     def add_session_with_prefix(
-        self, sock: Adoptable, prefix: bytes, *, request: Request | None = None
+        self,
+        sock: Adoptable,
+        prefix: bytes | bytearray | memoryview,
+        *,
+        request: Request | None = None,
     ) -> SessionId:
         """Adopt a socket together with octets that were received behind the request.
 
         Args:
             sock: as in `add_session`.
             request: as in `add_session`.
-            prefix: of any size; served before anything else is received.
+            prefix: of any size; copied, and served before anything else is received.
 
         Returns and raises as `add_session` does.
         """
-        if self._stage is Stage.OVER:
-            raise RuntimeError("this reactor has ended")
+        self._check_going()
+        prefix = bytes(memoryview(prefix))  # no longer the caller's to change
         taken = len(self._arrivals) + self._handshakes + self._count_connections()
         if taken >= self._limits.max_connections:
             raise RuntimeError(f"the reactor is full: it has {taken} connections")
         adopted = adopt(sock)
         session = self._number()
-        if self._stage is Stage.NEW:
+        if self._stage in (Stage.NEW, Stage.STARTING):
             self._arrivals.append((adopted, prefix, request, session))
         else:
             self._admit(adopted, prefix, request, session)
         return session
 
     def sender(self) -> Sender:
-        """Make a `Sender`, which keeps `run` from ending until it is closed.
+        """Make a `Sender`, which keeps `run` from ending until it is closed; from any thread.
 
         Raises:
             RuntimeError: the reactor has ended.
         """
-        if self._stage is Stage.OVER:
-            raise RuntimeError("this reactor has ended")
-        return Sender(self)
+        sender = Sender(self)
+        try:
+            self._check_going()  # now that it counts, for this may be any thread
+        except RuntimeError:
+            sender.close()
+            raise
+        return sender
 
+    @trio.lowlevel.enable_ki_protection  # the tasks and callbacks of it are not
     async def run(
         self, *, task_status: trio.TaskStatus["Reactor"] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -272,7 +290,8 @@ class Reactor:
         Cancelling stops accepting, answers handshakes under way with 503, closes every
         connection with 1001 and waits for the peers up to ``shutdown_grace``.
         """
-        self._start()
+        self._check_new()
+        self._stage = Stage.STARTING
         try:
             await warm_up_in_thread()
             address = 0
@@ -290,7 +309,6 @@ class Reactor:
                 task_status.started(self)
                 self._look()
                 await self._is_idle.wait()
-                self._stage = Stage.OVER
                 for driver in self._drivers:
                     driver.finish()
         finally:
@@ -327,7 +345,8 @@ class Reactor:
             Whether there is a connection or an open `Sender`.
 
         Raises:
-            RuntimeError: `run` drives this reactor, or did, or it has threads.
+            RuntimeError: `run` drives this reactor, or did, or it has threads or listens,
+                or a callback calls this.
             OSError: epoll failed.
         """
         self._start_by_hand()
@@ -340,27 +359,44 @@ class Reactor:
         return self._drivers[0].fileno()
 
     def close(self) -> None:
-        """End what `run_once` has served: peers are told 1001, and dropped; harmless twice."""
-        if self._stage is Stage.BY_HAND:
-            self._stage = Stage.OVER
-            self._drivers[0].close()
-        if self._stage is Stage.NEW:
-            self._stage = Stage.OVER
-        if self._stage is Stage.OVER:
+        """End what `run_once` has served: peers are told 1001, and dropped; harmless twice.
+
+        Raises:
+            RuntimeError: `run` drives this reactor: cancel that; or a callback calls this.
+        """
+        if self._stage in (Stage.STARTING, Stage.RUNNING):
+            raise RuntimeError("run drives this reactor: cancel it")
+        for driver in self._drivers:
+            driver.check_idle()
+        is_by_hand = self._stage is Stage.BY_HAND
+        self._stage = Stage.OVER
+        try:
+            if is_by_hand:
+                self._drivers[0].close()
+        finally:
             self._drop_everything()
 
-    def _start(self) -> None:
-        if self._stage is not Stage.NEW or self._is_starting:
+    def _check_going(self) -> None:
+        if self._stage is Stage.OVER:
+            raise RuntimeError("this reactor has ended")
+
+    def _check_listening(self) -> None:
+        self._check_going()
+        if self._stage is Stage.BY_HAND:
+            raise RuntimeError("run_once accepts no connections: add sessions")
+
+    def _check_new(self) -> None:
+        if self._stage is not Stage.NEW:
             raise RuntimeError("a reactor runs once")
-        self._is_starting = True
 
     def _start_by_hand(self) -> None:
         if self._stage is Stage.BY_HAND:
             return
         if self._threads:
             raise RuntimeError("run_once is for a reactor without threads: give it threads=0")
-        self._start()
-        self._faults = FaultLog(time.monotonic)
+        self._check_new()
+        if self._sockets:
+            raise RuntimeError("run_once accepts no connections: this reactor listens")
         address = self._compiled.resolve() if self._compiled is not None else 0
         self._drivers = [Driver(self._make_loop(address), self._grace, self._outboxes[0])]
         self._stage = Stage.BY_HAND
@@ -380,17 +416,13 @@ class Reactor:
 
     def hold(self) -> Callable[[], None]:
         """Keep `run` from ending, until what is returned is called, by any thread."""
-        with self._lock:
-            self._uses += 1
+        self._uses.append(None)
         return self._let_go
 
     def _let_go(self) -> None:
-        with self._lock:
-            self._uses -= 1
-            is_last = not self._uses
-        if is_last and self._token is not None:
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._look)
+        self._uses.pop()
+        if not self._uses:
+            self._look_soon()
 
     def _look(self) -> None:
         """End if nothing keeps it, or have the loops that do say when they are empty."""
@@ -398,15 +430,24 @@ class Reactor:
             return
         busy = [driver for driver in self._drivers if not driver.is_empty]
         if not busy:
+            self._stage = Stage.OVER  # now, not when `run` goes on: no one may come in between
+            if self._uses:  # someone has, in a thread, and may have got a sender
+                self._stage = Stage.RUNNING
+                return
             self._is_idle.set()
         for driver in busy:
             driver.watch(self._look_soon)
 
     def _look_soon(self) -> None:
         """Look in Trio's thread: for any."""
-        assert self._token is not None
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._look)
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._look)
+
+    def rouse_senders(self) -> None:
+        """Have all that wait for room look whether their sender was closed."""
+        for outbox in self._outboxes:
+            outbox.rouse()
 
     # Loops.
 
@@ -416,7 +457,7 @@ class Reactor:
 
     def _number(self) -> SessionId:
         """Number a session of the loop that has the fewest; modulo their count, it says which."""
-        index = 0
+        index = self._sessions % len(self._outboxes)
         if self._drivers:
             index = min(range(len(self._drivers)), key=lambda one: self._drivers[one].connections)
         self._sessions += 1
@@ -439,7 +480,15 @@ class Reactor:
         return sum(one.connections for one in self._drivers)
 
     def _make_drivers(self, compiled: int) -> list[Driver]:
-        return [self._make_driver(compiled, outbox) for outbox in self._outboxes]
+        made: list[Driver] = []
+        try:
+            for outbox in self._outboxes:
+                made.append(self._make_driver(compiled, outbox))  # noqa: PERF401 - may fail halfway
+        except BaseException:
+            for driver in made:
+                driver.close()
+            raise
+        return made
 
     def _make_driver(self, compiled: int, outbox: Outbox) -> Driver:
         if not self._threads:
@@ -447,7 +496,8 @@ class Reactor:
         if self._handler is None:
             return ThreadDriver(self._make_loop(compiled), self._grace, outbox)
         make_loop = partial(self._make_callback_loop, compiled=compiled)
-        return CourierDriver(make_loop, self._handler, self._faults.report, self._grace, outbox)
+        report, debug = self._faults.report, self._is_debugging
+        return CourierDriver(make_loop, self._handler, report, self._grace, outbox, debug=debug)
 
     def _make_loop(self, compiled: int) -> Loop:
         if self._handler is not None:

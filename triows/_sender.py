@@ -1,7 +1,6 @@
 """`Sender`: how threads and tasks send to a reactor's connections."""
 
 import contextlib
-import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
@@ -20,6 +19,9 @@ class _Reactor(Protocol):
     def hold(self) -> Callable[[], None]:
         """Keep `Reactor.run` from ending, until what is returned is called."""
 
+    def rouse_senders(self) -> None:
+        """Have all that wait for room look whether their sender was closed."""
+
 
 class Sender:
     """Sends to connections of a reactor by their ids, from any thread; see `Reactor.sender`.
@@ -35,9 +37,9 @@ class Sender:
 
     def __init__(self, reactor: _Reactor) -> None:
         self._reactor = reactor
-        self._let_go = reactor.hold()
-        self._lock = threading.Lock()
-        self._is_closed = False
+        # Taken out by whoever closes first: no lock, since the garbage collector and
+        # signals' handlers close too, at any moment of any thread.
+        self._holds = [reactor.hold()]
 
     def send_nowait(self, session: SessionId, payload: Data, opcode: int | None = None) -> None:
         """Send a message, from any thread.
@@ -60,7 +62,8 @@ class Sender:
         Cancelled, it has sent nothing. Args and errors are those of `send_nowait`.
         """
         self._check()
-        await self._reactor.outbox_of(session).put_in_turn(_item(session, payload, opcode))
+        item = _item(session, payload, opcode)
+        await self._reactor.outbox_of(session).put_in_turn(item, self._check)
 
     def send_from_thread(
         self,
@@ -84,7 +87,7 @@ class Sender:
         """
         self._check()
         item = _item(session, payload, opcode)
-        self._reactor.outbox_of(session).put_from_thread(item, timeout)
+        self._reactor.outbox_of(session).put_from_thread(item, timeout, self._check)
 
     def close_session(
         self, session: SessionId, code: int = CloseCode.NORMAL, reason: str = ""
@@ -104,12 +107,13 @@ class Sender:
         return Sender(self._reactor)
 
     def close(self) -> None:
-        """Let go of the reactor; from any thread, and as often as you like."""
-        with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-        self._let_go()
+        """Let go of the reactor; from any thread, and as often as you like.
+
+        Who waits in a method of this sender gets `trio.ClosedResourceError`.
+        """
+        with contextlib.suppress(IndexError):  # closed before
+            self._holds.pop()()
+            self._reactor.rouse_senders()
 
     def __enter__(self) -> Self:
         """Return this sender, which the block's end closes."""
@@ -126,11 +130,11 @@ class Sender:
 
     def __del__(self) -> None:
         """Close what was forgotten."""
-        with contextlib.suppress(AttributeError):  # it was never whole
-            self.close()
+        with contextlib.suppress(AttributeError, IndexError):  # never whole, or closed before
+            self._holds.pop()()
 
     def _check(self) -> None:
-        if self._is_closed:
+        if not self._holds:
             raise trio.ClosedResourceError("this sender is closed")
 
 

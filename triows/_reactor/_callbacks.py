@@ -45,7 +45,7 @@ from triows._spec import CloseCode, Opcode
 LOOK_EVERY: Final = 32
 """Callbacks between looks at the clock."""
 
-_POISON: Final = 0xDB
+POISON: Final = 0xDB
 
 NO_ECHO: Final = "echo() is for on_frame, of the connection whose message it is"
 
@@ -213,6 +213,9 @@ class CallbackLoop(Loop):
                 self._replay()
                 self._after_callbacks()
 
+    def leave_when_empty(self, leaves: bool) -> None:  # noqa: FBT001 - a setting
+        """Do nothing: `take_turns` returns after each turn."""
+
     @property
     def has_events(self) -> bool:
         """Whether there is more to serve already."""
@@ -232,7 +235,7 @@ class CallbackLoop(Loop):
             return
         try:
             self._finish_batch()
-        finally:
+        finally:  # whatever a callback raised
             with self._turning():
                 super().close()
                 self._reap()
@@ -322,7 +325,7 @@ class CallbackLoop(Loop):
             _call(on_frame, conn, memoryview(copy), opcode)
             payload[:] = copy
         finally:
-            copy[:] = bytes((_POISON,)) * size
+            copy[:] = bytes((POISON,)) * size
 
     def _note(self, index: int) -> None:
         """Take note of a row that the kernel answers itself."""

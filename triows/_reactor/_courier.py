@@ -25,6 +25,7 @@ from triows._reactor._callbacks import (
     HANDLER_FAILED,
     LOOK_EVERY,
     NO_ECHO,
+    POISON,
     CallbackLoop,
     Report,
     call_handler,
@@ -37,7 +38,8 @@ from triows._reactor._worker import ThreadDriver
 UNDELIVERED: Final = 2**22
 """Octets of messages not yet handled at which a loop waits for its handler."""
 
-Event = Callable[[], None]
+Event = tuple[Callable[[], None], int]
+"""A call to make in Trio's thread, and the octets that it holds."""
 
 
 class Collector(Handler):
@@ -46,22 +48,20 @@ class Collector(Handler):
     def __init__(self, courier: "CourierDriver") -> None:
         self._courier = courier
         self.events: list[Event] = []
-        self.octets = 0
 
     def on_open(self, conn: Connection) -> None:
         """See `Handler.on_open`."""
-        self.events.append(
-            partial(self._courier.open, conn._slot, conn._id, conn.request, conn.remote)
-        )
+        call = partial(self._courier.open, conn._slot, conn._id, conn.request, conn.remote)
+        self.events.append((call, OVERHEAD))
 
     def on_frame(self, conn: Connection, payload: memoryview, opcode: int) -> None:
         """See `Handler.on_frame`."""
-        self.octets += len(payload) + OVERHEAD
-        self.events.append(partial(self._courier.deliver, conn._id, bytearray(payload), opcode))
+        call = partial(self._courier.deliver, conn._id, bytearray(payload), opcode)
+        self.events.append((call, len(payload) + OVERHEAD))
 
     def on_close(self, conn: Connection, code: int, reason: str) -> None:
         """See `Handler.on_close`."""
-        self.events.append(partial(self._courier.end, conn._id, code, reason))
+        self.events.append((partial(self._courier.end, conn._id, code, reason), OVERHEAD))
 
 
 class CourierDriver(ThreadDriver):
@@ -72,6 +72,7 @@ class CourierDriver(ThreadDriver):
         handler: called in Trio's thread.
         report: told of what callbacks raise.
         grace, outbox: as in `Driver`.
+        debug: whether payloads are overwritten after their callbacks.
     """
 
     def __init__(
@@ -81,25 +82,29 @@ class CourierDriver(ThreadDriver):
         report: Report,
         grace: float,
         outbox: Outbox,
+        *,
+        debug: bool = False,
     ) -> None:
         self._collector = Collector(self)
         super().__init__(make_loop(self._collector), grace, outbox)
         self._handler = handler
         self._report = report
+        self._is_debugging = debug
         self._conns: dict[int, Connection] = {}
         self._events: deque[Event] = deque()
         self._room = threading.Condition()
         self._undelivered = 0
         self._is_abandoned = False
-        self._has_events: trio.Event | None = None
+        self._is_asleep = True
+        self._lot = trio.lowlevel.ParkingLot()
         self._token: trio.lowlevel.TrioToken | None = None
         self._current: Connection | None = None
         self._is_echoing = False
 
+    @trio.lowlevel.enable_ki_protection  # but for the callbacks
     async def run(self) -> None:
         """Serve until done; see `Driver.run`."""
         self._token = trio.lowlevel.current_trio_token()
-        self._has_events = trio.Event()
         async with unwrapped_nursery() as nursery:
             delivery = trio.CancelScope(shield=True)  # peers are heard to the end
             nursery.start_soon(self._deliver_all, delivery)
@@ -112,7 +117,11 @@ class CourierDriver(ThreadDriver):
     @property
     def is_empty(self) -> bool:
         """See `Driver.is_empty`."""
-        return super().is_empty and not self._events and not self._collector.events
+        # In the order in which it moves on, since it does meanwhile. That a connection is gone
+        # from the loop says little: its `on_close` may be on its way.
+        return super().is_empty and (
+            self._is_abandoned or not (self._collector.events or self._events or self._conns)
+        )
 
     # In the loop's thread.
 
@@ -123,14 +132,13 @@ class CourierDriver(ThreadDriver):
             return
         with self._room:
             self._room.wait_for(lambda: self._undelivered < UNDELIVERED or self._is_abandoned)
-            is_first = not self._events
             self._events.extend(collector.events)
-            self._undelivered += collector.octets
+            self._undelivered += sum(octets for _, octets in collector.events)
+            is_asleep, self._is_asleep = self._is_asleep, False
         collector.events.clear()
-        collector.octets = 0
-        if is_first and self._token is not None and self._has_events is not None:
+        if is_asleep and self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._notify)
+                self._token.run_sync_soon(self._lot.unpark_all)
 
     def _end(self) -> None:
         super()._end()
@@ -138,22 +146,18 @@ class CourierDriver(ThreadDriver):
 
     # In Trio's thread.
 
-    def _notify(self) -> None:
-        assert self._has_events is not None
-        self._has_events.set()
-
     @trio.lowlevel.enable_ki_protection
     async def _deliver_all(self, scope: trio.CancelScope) -> None:
         """Call the handler for what comes, in order, until the loop has ended."""
-        assert self._has_events is not None
         try:
             with scope:
                 while True:
-                    await self._has_events.wait()
-                    self._has_events = trio.Event()
-                    while self._events:
-                        self._deliver_some(BUDGET)
-                        await trio.lowlevel.checkpoint()
+                    with self._room:  # else what comes in between wakes no one
+                        self._is_asleep = not self._events
+                    if self._is_asleep:
+                        await self._lot.park()
+                    self._deliver_some(BUDGET)
+                    await trio.lowlevel.checkpoint()
         finally:
             with self._room:
                 self._is_abandoned = True
@@ -162,16 +166,20 @@ class CourierDriver(ThreadDriver):
     def _deliver_some(self, budget: float) -> None:
         """Call the handler for some *budget* seconds."""
         until = time.monotonic() + budget
-        with self._room:
-            self._undelivered = 0
-            self._room.notify_all()
-        count = 0
-        while self._events:
-            self._events.popleft()()
-            count += 1
-            if count % LOOK_EVERY == 0 and time.monotonic() > until:
-                break
-        if self._is_watching and not self._events:
+        count = handled = 0
+        try:
+            while self._events:
+                call, octets = self._events.popleft()
+                handled += octets
+                call()
+                count += 1
+                if count % LOOK_EVERY == 0 and time.monotonic() > until:
+                    break
+        finally:
+            with self._room:
+                self._undelivered -= handled
+                self._room.notify_all()
+        if (self._is_watching or self._is_finishing) and not self._events:
             self._wake()  # to look whether that was the last
 
     def open(self, slot: int, session: int, request: Request | None, remote: Any) -> None:
@@ -196,8 +204,10 @@ class CourierDriver(ThreadDriver):
             self._fail(conn, "on_frame failed", error)
         finally:
             self._current = None
-        if self._is_echoing and conn._phase != CLOSED:
-            self._send(session, payload, opcode)
+        if self._is_echoing:
+            self._send(session, bytes(payload) if self._is_debugging else payload, opcode)
+        if self._is_debugging:
+            payload[:] = bytes((POISON,)) * len(payload)
 
     def end(self, session: int, code: int, reason: str) -> None:
         """Tell the handler that a connection has ended."""
@@ -225,6 +235,8 @@ class CourierDriver(ThreadDriver):
         """Send a message, or a Close, by way of the outbox; dropped if there is no one."""
         if conn._phase == OPEN:
             self._send(conn._id, bytes(payload), opcode)
+        else:
+            self._dropped += 1
 
     def _send(self, session: int, payload: bytes | bytearray, opcode: int) -> None:
         with contextlib.suppress(trio.BrokenResourceError):  # over: as good as sent too late

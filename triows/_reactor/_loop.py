@@ -301,6 +301,11 @@ class Loop:
         return served if served >= 0 else _check(served)
 
     @property
+    def is_turning(self) -> bool:
+        """Whether a turn is under way: then who asks is a callback, or another thread."""
+        return self._is_turning
+
+    @property
     def has_events(self) -> bool:
         """Whether events were fetched that the last turn had no time for."""
         return self._words[s.CURSOR] < self._words[s.EVENT_COUNT]

@@ -9,6 +9,7 @@ the loop takes all that there are.
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -34,9 +35,8 @@ class Outbox:
         self._wake: Callable[[], None] | None = None
         self._items: deque[Item] = deque()
         self._octets = 0
-        self._room = threading.Condition()
-        self._lot = trio.lowlevel.ParkingLot()
-        self._waiter: trio.lowlevel.TrioToken | None = None
+        self._room = threading.Condition(threading.RLock())  # a signal's handler may send
+        self._lots: dict[trio.lowlevel.TrioToken, trio.lowlevel.ParkingLot] = {}
         self._is_over = False
 
     def __bool__(self) -> bool:
@@ -58,35 +58,52 @@ class Outbox:
             trio.BrokenResourceError: the loop has ended.
         """
         with self._room:
-            if not is_urgent and self._octets >= self._most and not self._is_over:
+            if not is_urgent and not self._has_room():
                 raise trio.WouldBlock
             self._append(item)
 
-    def put_from_thread(self, item: Item, timeout: float | None) -> None:
+    def put_from_thread(self, item: Item, timeout: float | None, check: Callable[[], None]) -> None:
         """Append an item, waiting for room as long as it takes, or *timeout* seconds.
+
+        Args:
+            item: what to append.
+            timeout: seconds; None for no end.
+            check: raises what else ends the waiting, after a `rouse`.
 
         Raises:
             TimeoutError: there was no room.
             trio.BrokenResourceError: the loop has ended.
         """
+        until = None if timeout is None else time.monotonic() + timeout
         with self._room:
-            has_room = self._room.wait_for(
-                lambda: self._octets < self._most or self._is_over, timeout
-            )
-            if not has_room:
-                raise TimeoutError("the loop did not take what was sent before")
+            check()
+            while not self._has_room():
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError("the loop did not take what was sent before")
+                self._room.wait(left)
+                check()
             self._append(item)
 
-    async def put_in_turn(self, item: Item) -> None:
+    async def put_in_turn(self, item: Item, check: Callable[[], None]) -> None:
         """Append an item, waiting for room; cancelled, it is not appended.
+
+        Args:
+            item: what to append.
+            check: as in `put_from_thread`.
 
         Raises:
             trio.BrokenResourceError: the loop has ended.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._put_or_note(item):
-            await self._lot.park()
+        while (lot := self._put_or_find_lot(item, check)) is not None:
+            await lot.park()
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def rouse(self) -> None:
+        """Have all that wait for room look again at what else may end that."""
+        with self._room:
+            self._tell_waiters()
 
     def take(self) -> deque[Item]:
         """Take everything; for the loop's own thread."""
@@ -102,28 +119,37 @@ class Outbox:
             self._is_over = True
             count = len(self._items)
             self._items.clear()
+            self._octets = 0
             self._tell_waiters()
         return count
 
-    def _put_or_note(self, item: Item) -> bool:
+    def _has_room(self) -> bool:
+        return self._octets < self._most or self._is_over
+
+    def _put_or_find_lot(
+        self, item: Item, check: Callable[[], None]
+    ) -> trio.lowlevel.ParkingLot | None:
+        """Append an item, or return where to wait: each run of Trio's has a place of its own."""
         with self._room:
-            if self._octets >= self._most and not self._is_over:
-                self._waiter = trio.lowlevel.current_trio_token()
-                return False
+            check()
+            if not self._has_room():
+                token = trio.lowlevel.current_trio_token()
+                return self._lots.setdefault(token, trio.lowlevel.ParkingLot())
             self._append(item)
-            return True
+            return None
 
     def _append(self, item: Item) -> None:
         if self._is_over:
             raise trio.BrokenResourceError("the reactor has ended")
+        is_first = not self._items  # asked before: a signal's handler may send in between
         self._items.append(item)
         self._octets += len(item[1]) + OVERHEAD
-        if len(self._items) == 1 and self._wake is not None:
+        if is_first and self._wake is not None:
             self._wake()
 
     def _tell_waiters(self) -> None:
         self._room.notify_all()
-        if self._waiter is not None:
-            waiter, self._waiter = self._waiter, None
+        lots, self._lots = self._lots, {}
+        for token, lot in lots.items():
             with contextlib.suppress(trio.RunFinishedError):  # and so has who waited
-                waiter.run_sync_soon(self._lot.unpark_all)
+                token.run_sync_soon(lot.unpark_all)

@@ -11,16 +11,17 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import attrs
 import trio
 
 from triows._engine import Request
 from triows._nursery import unwrapped_nursery
 from triows._reactor._loop import BUDGET, SWEEP_INTERVAL, Loop, LoopStatistics
-from triows._reactor._outbox import Outbox
+from triows._reactor._outbox import Item, Outbox
 
 
 class Driver:
@@ -39,8 +40,11 @@ class Driver:
         self._deadline = math.inf
         self._is_finishing = False
         self._calls: deque[Callable[[], None]] = deque()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may send
         self._is_over = False
+        self._is_calling = False
+        self._taken: Iterable[Item] | None = None
+        self._dropped = 0
         self._is_watching = False
         self._on_empty: Callable[[], None] | None = None
         outbox.attach(self._wake)
@@ -60,7 +64,8 @@ class Driver:
     @property
     def is_empty(self) -> bool:
         """Whether it has no connection, and nothing to do."""
-        return not (self._loop.connections or self._calls or self._outbox)
+        # In this order: a call moves from the second to the third, and to the first in the end.
+        return not (self._calls or self._is_calling or self._outbox or self._loop.connections)
 
     def watch(self, on_empty: Callable[[], None]) -> None:
         """Have *on_empty* called, in the loop's thread, as soon as `is_empty`; once."""
@@ -72,8 +77,9 @@ class Driver:
         self._post(self._finish)
 
     def statistics(self) -> LoopStatistics:
-        """Return a snapshot of the loop."""
-        return self._loop.statistics()
+        """Return a snapshot of the loop, with what never came to it."""
+        snapshot = self._loop.statistics()
+        return attrs.evolve(snapshot, dropped=snapshot.dropped + self._dropped)
 
     async def run(self) -> None:
         """Serve until there is nothing more to do after `finish`.
@@ -85,14 +91,30 @@ class Driver:
 
     def turn(self, timeout: float) -> None:
         """Serve what is ready, waiting for something so many seconds; in place of `run`."""
-        self._take_calls()
+        self.check_idle()
+        is_busy = self._take_calls()
         until = time.monotonic() + timeout
         while True:
-            left = 0.0 if self._loop.has_events else max(0.0, until - time.monotonic())
-            served = self._loop.take_turns(min(left, SWEEP_INTERVAL), 1)
-            self._take_calls()
-            if served or left == 0:
-                return
+            if is_busy or self._loop.has_events:
+                timeout = 0.0
+            else:
+                timeout = max(0.0, min(until - time.monotonic(), SWEEP_INTERVAL))
+            is_last = timeout == 0
+            served = self._loop.take_turns(timeout, 1)
+            is_busy = self._take_calls()
+            if served or is_busy or is_last:
+                break
+        if self._loop.has_events:
+            self._loop.wake()  # `fileno` knows nothing of what a turn had no time for
+
+    def check_idle(self) -> None:
+        """Refuse to go on where a callback asks for it.
+
+        Raises:
+            RuntimeError: a callback is running.
+        """
+        if self._loop.is_turning:
+            raise RuntimeError("a callback may not drive its loop")
 
     def fileno(self) -> int:
         """Return the loop's descriptor."""
@@ -118,12 +140,25 @@ class Driver:
 
     # For whatever drives the loop.
 
-    def _take_calls(self) -> None:
+    def _take_calls(self) -> bool:
+        """Do what others have asked for; returns whether that was anything."""
+        # First, since who was given a session before sending to it is to find it there.
+        is_busy = bool(self._outbox or self._calls)
+        self._taken = self._outbox.take() if self._outbox else None
         while self._calls:
-            self._calls.popleft()()
-        if self._outbox:
-            self._loop.send_all(self._outbox.take())
+            self._is_calling = True
+            try:
+                self._calls.popleft()()
+            finally:
+                self._is_calling = False
+        self._send_taken()
         self._loop.settle()
+        return is_busy
+
+    def _send_taken(self) -> None:
+        if self._taken is not None:
+            taken, self._taken = self._taken, None
+            self._loop.send_all(taken)
 
     def _add(self, descriptor: int, *rest: Any) -> None:
         if self._deadline < math.inf:
@@ -152,6 +187,9 @@ class Driver:
         """Start to end in order."""
         self._deadline = time.monotonic() + self._grace
         self._finish()
+        self._send_taken()
+        if self._outbox:
+            self._loop.send_all(self._outbox.take())  # sent before, so it goes out before
         self._loop.say_goodbye()
 
     def _goes_on(self) -> bool:
@@ -164,23 +202,29 @@ class Driver:
         with self._lock:
             self._is_over = True
         self._deadline = -math.inf  # what is still to be added is closed
-        self._take_calls()
-        self._outbox.close()
-        self._loop.close()
+        try:
+            self._take_calls()
+        finally:  # whatever a callback raised
+            self._dropped += self._outbox.close()
+            self._loop.close()
 
 
 class ThreadDriver(Driver):
     """Drives its loop in a thread of its own, which neither waits for Trio nor holds the GIL."""
 
+    @trio.lowlevel.enable_ki_protection  # else the thread may never be told to stop
     async def run(self) -> None:
         """Serve until done; see `Driver.run`."""
         is_done = trio.Event()
 
+        @trio.lowlevel.enable_ki_protection
         async def join() -> None:
             with trio.CancelScope(shield=True):
                 try:
                     await trio.to_thread.run_sync(self._drive, limiter=trio.CapacityLimiter(1))
                 finally:
+                    if not self._is_over:  # there was no thread to be had
+                        self._end()
                     is_done.set()
 
         async with unwrapped_nursery() as nursery:
@@ -231,6 +275,7 @@ class InlineDriver(Driver):
         except BaseException as error:
             if not isinstance(error, Exception):  # cancelled, or interrupted
                 with trio.CancelScope(shield=True):
+                    self._take_calls()
                     self._stop()
                     await self._serve_and_tick()
             raise
