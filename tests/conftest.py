@@ -26,6 +26,7 @@ from tests.conformance.transports import (
     Wire,
 )
 from tests.not_over_the_reactor import NOT_OVER_THE_REACTOR
+from tests.sessions import close_pairs
 
 
 @attrs.frozen
@@ -70,6 +71,13 @@ def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     client = ssl.create_default_context()
     authority.configure_trust(client)
     return server, client
+
+
+@pytest.fixture
+def warm_sessions(warm: None) -> Iterator[None]:
+    """A warm process; afterwards, what the test has opened in `tests.sessions` is closed."""
+    yield
+    close_pairs()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -13,12 +13,25 @@ from tests.conformance.peer import Peer
 from triows import Handler, Reactor
 
 WAYS = ("tcp", "tcp6", "unix")
+GRACE = 0.1
+
+_opened: list[socket.socket] = []
 
 
 def connect_pair(way: str = "unix") -> tuple[socket.socket, socket.socket]:
-    """Two ends of a connection, the server's first."""
-    if way == "unix":
-        return socket.socketpair()
+    """Two ends of a connection, the server's first; the fixture ``warm_sessions`` closes both."""
+    pair = socket.socketpair() if way == "unix" else _connect_over_tcp(way)
+    _opened.extend(pair)
+    return pair
+
+
+def close_pairs() -> None:
+    """Close what is left of all pairs."""
+    while _opened:
+        _opened.pop().close()
+
+
+def _connect_over_tcp(way: str) -> tuple[socket.socket, socket.socket]:
     family, host = (socket.AF_INET6, "::1") if way == "tcp6" else (socket.AF_INET, "127.0.0.1")
     with socket.socket(family) as listening:
         listening.bind((host, 0))
@@ -95,13 +108,21 @@ class Notes(Handler):
 
 
 @contextlib.asynccontextmanager
-async def running(reactor: Reactor) -> AsyncIterator[Reactor]:
-    """Run a reactor for the block, which may take ten seconds."""
-    with trio.fail_after(10):
+async def running(reactor: Reactor, *, seconds: float = 10) -> AsyncIterator[Reactor]:
+    """Run a reactor for the block, which may take so many seconds; its end is quick.
+
+    It does not end by itself meanwhile.
+    """
+    let_go = reactor.hold()
+    reactor._grace = min(reactor._grace, GRACE)  # peers of these tests do not answer a goodbye
+    with trio.fail_after(seconds):
         async with trio.open_nursery() as nursery:
             await nursery.start(reactor.run)
-            yield reactor
-            nursery.cancel_scope.cancel()
+            try:
+                yield reactor
+            finally:
+                let_go()
+                nursery.cancel_scope.cancel()
 
 
 def descriptors() -> set[str]:
