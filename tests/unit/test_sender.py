@@ -5,6 +5,7 @@ import gc
 import os
 import struct
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -67,7 +68,9 @@ async def send_from_threads(threads: int, count: int) -> None:
         for who in range(SENDERS):
             nursery.start_soon(trio.to_thread.run_sync, send, who)
     for index in range(4):
-        expected = {who: list(range(count)) for who in range(SENDERS) if (index - who) % 4 in (0, 1)}
+        expected = {
+            who: list(range(count)) for who in range(SENDERS) if (index - who) % 4 in (0, 1)
+        }
         assert count_from(received[index]) == expected
     assert reactor.statistics().total.dropped == 0
 
@@ -289,7 +292,8 @@ async def test_sends_to_no_one_are_dropped_and_counted(threads) -> None:
     with reactor.sender() as sender:
         async with running(reactor):
             session, ended = reactor.add_session(ours), reactor.add_session(gone)
-            await gone_peer.expect_echo()
+            await sender.send(ended, b"still there")  # the loop knows its sessions from now on
+            assert await gone_peer.receive_message() == Frame(BINARY, b"still there")
             await gone_peer.aclose()
             await notes.wait_for("close")
             for nowhere in (ended, SessionId(10**9), SessionId(0), SessionId(-1)):
@@ -343,16 +347,18 @@ def test_a_send_that_comes_between_calls_and_outbox_is_not_lost() -> None:
     reactor.run_once(0)
     driver = reactor._drivers[0]
 
-    class Meddling:  # what another thread does just after the loop has looked for calls
+    done: list[SessionId] = []
+
+    class Meddled(deque):
         def __bool__(self) -> bool:
-            if not done:
+            """Look for calls, just before another thread makes one, and sends."""
+            has_calls = len(self) > 0
+            if not has_calls and not done:
                 done.append(reactor.add_session(ours))
                 sender.send_nowait(done[0], b"x")
-            return False
+            return has_calls
 
-    done: list[SessionId] = []
-    is_first = driver._calls
-    driver._calls = type("Calls", (type(is_first),), {"__bool__": lambda _: len(_) > 0 or bool(Meddling())})()
+    driver._calls = Meddled()
     reactor.run_once(0)
     reactor.run_once(0)
     assert done
@@ -503,11 +509,10 @@ async def test_threads_that_send_all_the_time_are_told_of_the_end(threads) -> No
         ended.append(threading.get_ident())
 
     with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            async with running(reactor):
-                for _ in range(SENDERS):
-                    nursery.start_soon(trio.to_thread.run_sync, send)
-                await wait_until(lambda: reactor.statistics().total.dropped > 1_000)
+        async with trio.open_nursery() as nursery, running(reactor):
+            for _ in range(SENDERS):
+                nursery.start_soon(trio.to_thread.run_sync, send)
+            await wait_until(lambda: reactor.statistics().total.dropped > 1_000)
         assert len(ended) == SENDERS
 
 

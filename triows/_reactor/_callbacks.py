@@ -131,6 +131,8 @@ class CallbackLoop(Loop):
             self.send(conn, payload, opcode)
             if opcode == Opcode.CLOSE:
                 conn._phase = max(conn._phase, CLOSING)
+        else:
+            self._words[s.DROPPED] += 1  # it has ended since `_sessions` was made
 
     # Driving.
 
