@@ -1,7 +1,6 @@
 """Sessions as embedders have them: connected sockets, past a handshake that no one here saw."""
 
 import contextlib
-import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -130,5 +129,5 @@ def descriptors() -> set[str]:
     found = set()
     for path in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            found.add(f"{path.name} {os.readlink(path)}")
+            found.add(f"{path.name} {path.readlink()}")
     return found

@@ -1,4 +1,4 @@
-"""When `Reactor.run` returns: with the last listener, session and sender, and what ends it early."""
+"""When `Reactor.run` returns: with the last listener, session and sender; what ends it early."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import trio.testing
 
 from tests.conformance.peer import build_close
 from tests.sessions import GRACE, Notes, descriptors, open_session
-from triows import Handler, Limits, Reactor, SessionId, compiled
+from triows import Handler, Limits, Reactor, Response, SessionId, compiled
 
 pytestmark = pytest.mark.usefixtures("warm_sessions")
 
@@ -209,7 +209,7 @@ async def test_a_reactor_runs_once() -> None:
 @compiled
 def deliver(payload, opcode):
     """Leave everything to Python."""
-    return 3
+    return Response.DELIVER
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])

@@ -216,7 +216,7 @@ async def test_while_run_drives_it_is_refused() -> None:
     """So are fileno and close: who runs a reactor cancels it."""
     async with open_reactor(Echo()) as reactor:
         for refused in (lambda: reactor.run_once(0), reactor.fileno, reactor.close):
-            with pytest.raises(RuntimeError, match="runs once|cancel it"):
+            with pytest.raises(RuntimeError, match=r"runs once|cancel it"):
                 refused()
         (address,) = await reactor.listen(0)
         stream = await trio.open_tcp_stream(*address)

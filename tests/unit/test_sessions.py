@@ -323,7 +323,7 @@ async def test_what_is_no_session_is_refused_and_left_alone(stage, tls_contexts)
         refuse(trio.StapledStream(stream, stream), TypeError, "StapledStream")
         assert still_works(ours, theirs)
 
-        tls_ours, tls_theirs = connect_pair("tcp")
+        tls_ours, _ = connect_pair("tcp")
         unblocked(tls_ours)
         wrapped = server_context.wrap_socket(
             tls_ours, server_side=True, do_handshake_on_connect=False
@@ -365,7 +365,7 @@ async def test_a_prefix_must_be_octets() -> None:
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 async def test_a_full_reactor_refuses_sessions(threads) -> None:
-    """One more than max_connections is an error, before run and while; there is room again later."""
+    """One more than max_connections is an error, before run and in it; there is room again later."""
     notes = Notes()
     reactor = Reactor(notes, threads=threads, limits=Limits(max_connections=2))
     pairs = [open_session() for _ in range(2)]
