@@ -321,6 +321,8 @@ async def test_echo_is_for_the_message_being_handled(threads) -> None:
     async with running(reactor):
         reactor.add_session(ours)
         reactor.add_session(other_ours)
+        while len(conns) < 2:  # noqa: ASYNC110 - of loops that differ in their order
+            await trio.sleep(0.001)
         await other.expect_echo()
         await peer.expect_echo()
         handler.try_echo(conns[0])
@@ -331,7 +333,7 @@ async def test_echo_is_for_the_message_being_handled(threads) -> None:
 
 @pytest.mark.parametrize("threads", [0, 1])
 async def test_a_connections_properties(threads) -> None:
-    """data is the user's; buffered counts what the peer does not take; repr says how it is."""
+    """Its data is the user's; buffered counts what the peer does not take; repr says how it is."""
     notes = Notes()
     limits = Limits(max_unsent=2**30)
     reactor = Reactor(notes, threads=threads, limits=limits, keepalive=KeepAlive(interval=60))

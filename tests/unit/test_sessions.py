@@ -365,7 +365,7 @@ async def test_a_prefix_must_be_octets() -> None:
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 async def test_a_full_reactor_refuses_sessions(threads) -> None:
-    """One more than max_connections is an error, before run and in it; there is room again later."""
+    """One more than max_connections is an error, before run and in it; later there is room."""
     notes = Notes()
     reactor = Reactor(notes, threads=threads, limits=Limits(max_connections=2))
     pairs = [open_session() for _ in range(2)]
