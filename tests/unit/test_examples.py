@@ -4,8 +4,10 @@ import math
 import runpy
 import select
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +15,13 @@ import numpy as np
 import pytest
 import trio
 import trio.testing
+import trustme
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect as connect_sync
 from websockets.trio.client import connect
 
 import triows
+from tests.conformance.peer import build_frame
 from triows.testing import memory_pair
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -89,6 +93,91 @@ async def test_echo_reactor(monkeypatch, nursery) -> None:
             await connection.send(message)
             assert await connection.recv() == message
     nursery.cancel_scope.cancel()
+
+
+async def test_echo_callback(monkeypatch, nursery, capsys) -> None:
+    """Messages come back; who leaves is reported, with what was said."""
+    address = await start_reactor("echo_callback", monkeypatch, nursery)
+
+    async with connect(f"ws://{address}") as connection:
+        for message in ("text", b"\x00\xff", "g" * 300_000):
+            await connection.send(message)
+            assert await connection.recv() == message
+    with trio.fail_after(10):
+        while not (said := capsys.readouterr().out):  # noqa: ASYNC110 - printed when it notices
+            await trio.sleep(0.001)
+    assert said == "127.0.0.1 said 3 things, and left with 1000\n"
+    nursery.cancel_scope.cancel()
+
+
+async def test_thread_to_clients(monkeypatch, nursery) -> None:
+    """Everyone hears the thread count up without a gap, and it ends with the server."""
+    before = threading.active_count()
+    address = await start_reactor("thread_to_clients", monkeypatch, nursery)
+
+    async with connect(f"ws://{address}") as one, connect(f"ws://{address}") as other:
+        for connection in (one, other):
+            numbers = [int(await connection.recv()) for _ in range(4)]
+            assert numbers == list(range(numbers[0], numbers[0] + 4))
+    nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True), trio.fail_after(10):
+        while threading.active_count() > before + 2:  # noqa: ASYNC110 - Trio keeps idle ones
+            await trio.sleep(0.001)
+
+
+OFFER = (
+    b"GET /talk HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+async def test_embed_in_http_server(nursery) -> None:
+    """An HTTP server hands its upgraded sockets over, with the frames behind the request."""
+    serve_http = load("embed_in_http_server")["serve_http"]
+    handler = triows.handler_fn(load("embed_in_http_server")["echo"])
+    async with triows.open_reactor(handler) as reactor:
+        serve = partial(serve_http, reactor=reactor)
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+
+        assert (await get(address, "/")).endswith(b"\r\n\r\na page\n")
+        for message in ("text", "g" * 300_000):
+            async with connect(f"ws://{address}/talk") as connection:
+                await connection.send(message)
+                assert await connection.recv() == message
+        for size in (20, 70_000):  # behind the request, in the same octets
+            frame = build_frame(1, b"early" * (size // 5))
+            async with await trio.open_tcp_stream("127.0.0.1", int(address[10:])) as stream:
+                await stream.send_all(OFFER + frame)
+                octets = b""
+                while not octets.endswith(b"early" * (size // 5)):
+                    octets += await stream.receive_some()
+                assert octets.startswith(b"HTTP/1.1 101 ")
+        assert reactor.statistics().total.opened == 4
+        nursery.cancel_scope.cancel()
+
+
+async def test_embed_in_http_server_declines_what_a_reactor_cannot_take(nursery) -> None:
+    """TLS and streams in memory get a 501, not a crash; pages are served over both."""
+    serve_http = load("embed_in_http_server")["serve_http"]
+    authority = trustme.CA()
+    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("a.test").configure_cert(server_context)
+    client_context = ssl.create_default_context()
+    authority.configure_trust(client_context)
+    async with triows.open_reactor(triows.Handler()) as reactor:
+        for asks, status in ((OFFER, b"501"), (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"200")):
+            ours, theirs = trio.testing.memory_stream_pair()
+            tls = trio.SSLStream(theirs, server_context, server_side=True)
+            for client, server in (
+                trio.testing.memory_stream_pair(),
+                (trio.SSLStream(ours, client_context, server_hostname="a.test"), tls),
+            ):
+                nursery.start_soon(partial(serve_http, server, reactor=reactor))
+                await client.send_all(asks)
+                assert (await client.receive_some()).startswith(b"HTTP/1.1 " + status)
+                await trio.aclose_forcefully(client)
+        assert reactor.statistics().total.opened == 0
 
 
 async def test_uppercase_compiled(monkeypatch, nursery) -> None:
