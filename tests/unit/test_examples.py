@@ -76,6 +76,7 @@ async def start_reactor(name: str, monkeypatch, nursery: trio.Nursery) -> str:
 
     async def run_where_it_is_free(reactor, _port) -> None:
         started.send_nowait(await nursery.start(partial(run_echo, reactor, 0)))
+        await trio.sleep_forever()
 
     monkeypatch.setattr(triows.Reactor, "run_echo", run_where_it_is_free)
     with monkeypatch.context() as patch:
