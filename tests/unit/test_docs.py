@@ -45,6 +45,23 @@ def test_the_tests_that_pages_name_exist(page) -> None:
         assert re.search(rf"^(async )?def {test}\(", (ROOT / path).read_text(), re.MULTILINE), test
 
 
+def test_each_capability_and_rule_of_the_reactor_names_its_test() -> None:
+    """Each row of the last two tables of docs/how-to/embed.md ends with a test that exists."""
+    _, _, promises = (
+        (ROOT / "docs/how-to/embed.md").read_text().partition("## What you can rely on")
+    )
+    rows = re.findall(r"^\| (?!-|capability|rule).*\|$", promises, re.MULTILINE)
+    rows = [row for row in rows if not row.startswith("|---")]
+
+    assert len(rows) >= 25
+    for row in rows:
+        *_, last = row.strip("| ").split(" | ")
+        named = re.findall(r"`(tests/unit/\w+\.py)::(test_\w+)`", last)
+        assert named, row
+        for path, test in named:
+            assert f"def {test}(" in (ROOT / path).read_text(), test
+
+
 def test_the_readme_test_command_is_found_by_ci() -> None:
     """The README holds the one line that .ci/run takes from it."""
     found = re.findall(

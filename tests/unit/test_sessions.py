@@ -141,6 +141,26 @@ async def test_a_prefix_may_be_cut_anywhere(when, threads) -> None:
             assert await peer.receive_frame() == Frame(TEXT, b"")
 
 
+@pytest.mark.parametrize("threads", [0, 1])
+async def test_fragments_are_joined_and_control_frames_are_kept_back(threads) -> None:
+    """With Pings and Pongs before, between and behind the fragments, on_frame sees the message."""
+    notes = Notes()
+    reactor = Reactor(notes, threads=threads)
+    ours, peer = open_session()
+    ping, pong = build_frame(9, b"p"), build_frame(10, b"unasked")
+    octets = (
+        ping + build_frame(TEXT, b"fra", fin=False) + pong + ping
+        + build_frame(0, b"", fin=False) + build_frame(0, b"gments") + ping
+    )  # fmt: skip
+    async with running(reactor):
+        session = reactor.add_session(ours)
+        await peer.send_octet_by_octet(octets)
+        answers = [await peer.receive_frame() for _ in range(4)]
+        assert answers.count(Frame(10, b"p")) == 3
+        assert answers.count(Frame(TEXT, b"fragments")) == 1
+        assert notes.lines == [("open", session), ("frame", session, b"fragments")]
+
+
 async def test_a_prefix_that_is_changed_later_is_served_as_it_was() -> None:
     """The octets are copied; any buffer of octets will do."""
     octets = bytearray(build_frame(TEXT, b"as it was"))
