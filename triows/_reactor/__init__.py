@@ -56,6 +56,32 @@ no timer anything, and 15,000 connections cost 75 µs a sweep.
 a scheduling pass of Trio's costs ten messages' worth. Inline (`InlineDriver`), a task waits
 for the epoll descriptor and takes turns for a millisecond at a stretch. Trio accepts and
 shakes hands in either case, and hands the sockets over.
+
+**Handlers in Python.** A loop that *collects* answers nothing while it receives: a turn's
+messages become rows, their payloads stay where they were received, in a region of a MiB,
+and callbacks are called for one row after the other. What they answer is an octet for each
+row; what they send goes to an arena. The call that takes the next turn begins with a
+*replay*: each row's sends, then its answer, and one system call for all that goes to one
+socket. So Python pays for its callbacks and one call a turn. See `_callbacks`.
+
+**Sessions** come by one way, whoever accepted them: a call in the loop's queue, then
+``on_open``, then what was received before, in pieces that fit the region, as if it had just
+come, then epoll. Each has a number that is never used again, and that says which loop it
+belongs to; slots are used again.
+
+**Senders** put messages in the loop's *outbox*: a queue under a lock, bounded in octets,
+that wakes the loop for its first item only. The loop empties the outbox before it looks at
+its other calls, and sends after them: who was given a session before sending finds it there.
+
+**Threads that deliver.** What a compiled handler leaves to Python, or all if there is none,
+is copied in the loop's thread and called for in Trio's, a turn's worth at a time, with one
+wake-up unless Trio is at it anyway. The loop waits while too much is not handled yet; so do
+its peers. What callbacks send goes back by the outbox. Whether a connection is over is for
+the side of Trio's to say: when its ``on_close`` has been called. See `_courier`.
+
+**The end.** A reactor ends with its last listener, session and sender. Trio's thread decides
+that, asking each loop whether it is empty in the order in which sockets move through it, so
+that none is missed on its way; and decides it at once, so that no one comes in between.
 """
 
 from triows._reactor._callbacks import CallbackLoop as CallbackLoop
