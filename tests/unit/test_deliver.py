@@ -189,8 +189,11 @@ async def test_a_batch_wakes_trio_once() -> None:
     reactor.close()
 
 
-async def test_what_comes_while_the_last_is_handled_is_not_forgotten() -> None:
-    """A batch that is handed over during the last callback of the one before wakes its task."""
+@pytest.mark.parametrize("budget", [-1, 1])
+async def test_what_comes_while_the_last_is_handled_is_not_forgotten(budget, monkeypatch) -> None:
+    """A batch that is handed over during the last callback of the one before is handled too."""
+    monkeypatch.setattr(_courier, "BUDGET", budget)  # whether the task gives way before it
+    monkeypatch.setattr(_courier, "LOOK_EVERY", 1)
     reactor = Reactor(Handler(), threads=1)
     driver = await make_driver(reactor)
     driver._token = trio.lowlevel.current_trio_token()

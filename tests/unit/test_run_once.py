@@ -11,7 +11,7 @@ import trio
 
 from tests.conformance.peer import build_close, build_frame
 from tests.sessions import connect_pair, descriptors
-from triows import Handler, KeepAlive, Limits, Reactor, handler_fn, open_reactor
+from triows import Handler, KeepAlive, Limits, Reactor, SessionId, handler_fn, open_reactor
 
 pytestmark = pytest.mark.usefixtures("warm_sessions")
 
@@ -158,6 +158,11 @@ def test_a_thread_ends_the_waiting(echo) -> None:
     session = echo.add_session(ours)
     echo.run_once(0)
     with echo.sender() as sender:
+        assert not select.select([echo.fileno()], [], [], 0)[0]
+        sender.send_nowait(session, b"look")
+        assert select.select([echo.fileno()], [], [], 0)[0]
+        assert echo.run_once(60)
+        assert receive(theirs, 6) == b"\x82\x04look"
         timer = threading.Timer(0.05, sender.send_nowait, (session, b"wake"))
         timer.start()
         before = time.monotonic()
@@ -288,6 +293,34 @@ def test_close_says_goodbye_and_leaves_nothing() -> None:
     with pytest.raises(RuntimeError, match="runs once"):
         reactor.run_once(0)
     assert handler.lines.count("open") == len([line for line in handler.lines if line != "open"])
+    assert descriptors() <= before
+
+
+def test_an_end_that_is_interrupted_leaves_nothing() -> None:
+    """What a callback raises in the midst of close comes out, and all is closed nevertheless."""
+    before = descriptors()
+
+    class Interrupted(Handler):
+        def on_close(self, conn, code, reason) -> None:
+            raise KeyboardInterrupt
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for is_early in (False, True):
+        reactor = Reactor(Interrupted())
+        ours, theirs = connect_pair()
+        reactor.add_session(ours)
+        reactor.run_once(0)
+        sender = reactor.sender()
+        if is_early:
+            reactor._drivers[0]._calls.append(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            reactor.close()
+        with pytest.raises(trio.BrokenResourceError):
+            sender.send_nowait(SessionId(1), b"")
+        sender.close()
+        theirs.close()
     assert descriptors() <= before
 
 
