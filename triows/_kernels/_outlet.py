@@ -131,7 +131,7 @@ def drop_queue(loop: Integers, row: Integers) -> int:
     return 0
 
 
-@kernel("int64(int64[::1], int64[::1], int32[::1], int64, uint8[::1], int64, int64)", inline=True)
+@kernel("int64(int64[::1], int64[::1], int32[::1], int64, uint8[::1], int64, int64)", inner=True)
 def emit(
     loop: Integers, row: Integers, event: Words, slot: int, octets: Octets, start: int, size: int
 ) -> int:
