@@ -63,13 +63,3 @@ async def open_hub(limits: Limits, keepalive: KeepAlive) -> AsyncIterator[Hub]:
             yield Hub(loop)
         finally:
             scope.cancel()
-
-
-def can_be_hosted(stream: trio.abc.Stream) -> bool:
-    """Say whether a hub can serve what is behind *stream*: a plain TCP or Unix socket."""
-    return isinstance(stream, trio.SocketStream)
-
-
-def has_systems_clock() -> bool:
-    """Say whether time in this run is the machine's, which a loop's deadlines go by."""
-    return type(trio.lowlevel.current_clock()).__name__ == "SystemClock"

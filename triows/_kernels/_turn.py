@@ -214,7 +214,7 @@ def check_deadlines(
         loop[s.FRAMES_OUT] += 1
     else:
         return 0
-    if result < 0 and row[s.WANTS] & s.ENDINGS:
+    if BROKEN < result < 0 and row[s.WANTS] & s.ENDINGS:
         add_row(loop, slot, result, 0, 0, 0, s.NOTICE)
     return settle(loop, slots, region, event, slot, result)
 

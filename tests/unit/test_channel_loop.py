@@ -1,0 +1,277 @@
+"""The loop that channels live on, over socket pairs: compiled, or interpreted."""
+
+import errno
+import socket
+
+import pytest
+
+import triows
+from tests.naive_reception import build_fragments, build_frame, parse_frames
+from triows._engine import Closed, Failed, Lost, Message, Part, Ponged
+from triows._kernels import _outlet, _system
+from triows._kernels import slots as s
+from triows._kernels._registry import JIT
+from triows._reactor import ChannelLoop, Session
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+KEY = b"\x11\x22\x33\x44"
+
+
+class Sink:
+    """Notes what a session delivers."""
+
+    def __init__(self):
+        self.events = []
+        self.rooms = 0
+
+    def deliver(self, events):
+        """Take events."""
+        self.events += events
+
+    def make_room(self):
+        """Take note of room."""
+        self.rooms += 1
+
+
+class Bench:
+    """A loop with one session, and its peer."""
+
+    def __init__(self, limits=None, keepalive=None, leftover=b""):
+        self.loop = ChannelLoop(limits or triows.Limits(), keepalive or triows.KeepAlive())
+        self.loop.bell = lambda: None
+        self.peer, theirs = socket.socketpair()
+        self.peer.setblocking(False)
+        theirs.setblocking(False)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        self.sink = Sink()
+        self.session = Session(self.loop, theirs.detach(), self.sink)
+        assert self.session._enter(leftover)
+
+    def turn(self, times=4):
+        """Take turns without waiting."""
+        for _ in range(times):
+            self.loop.take_turns(0)
+
+    def tell(self, octets):
+        """Send as the peer, and return what has been delivered since."""
+        del self.sink.events[:]
+        while octets:
+            octets = octets[self.peer.send(octets[:20_000]) :]
+            self.turn()
+        return self.sink.events
+
+    def hear(self):
+        """What the peer was sent."""
+        came = b""
+        while True:
+            self.turn()
+            try:
+                piece = self.peer.recv(1 << 20)
+            except BlockingIOError:
+                return came
+            if not piece:
+                return came
+            came += piece
+
+
+@pytest.fixture
+def start():
+    """Make benches, and close them in the end."""
+    benches = []
+
+    def make(**options):
+        benches.append(Bench(**options))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.loop.close()
+        bench.loop.close()
+        bench.peer.close()
+
+
+def masked(opcode, payload=b"", **options):
+    """A client's frame."""
+    return build_frame(opcode, payload, key=KEY, **options)
+
+
+def joined(opcode, pieces):
+    """A client's fragments of one message."""
+    return b"".join(build_fragments(opcode, pieces, key=KEY))
+
+
+def test_messages_are_delivered_and_sent(start):
+    """Text is str, binary bytes; in whatever size, in order, the leftover first."""
+    bench = start(leftover=masked(TEXT, b"left over"))
+    assert bench.sink.events == [Message("left over", 9)]
+
+    events = bench.tell(
+        masked(TEXT, "é".encode()) + masked(BINARY, b"b") + joined(TEXT, [b"a", b"b"])
+    )
+    assert events == [Message("é", 2), Message(b"b", 1), Message("ab", 2)]
+    assert bench.tell(masked(BINARY, bytes(200_000))) == [Message(bytes(200_000), 200_000)]
+    bench.session.send(TEXT, b"one")
+    bench.session.send_part(BINARY, b"a", is_last=False)
+    bench.session.send_part(BINARY, b"b", is_last=True)
+    bench.session.ping(b"?")
+    assert parse_frames(bench.hear()) == [(0x81, b"one"), (2, b"a"), (0x80, b"b"), (0x89, b"?")]
+    with pytest.raises(ValueError, match="125"):
+        bench.session.ping(bytes(126))
+
+
+def test_what_a_peer_does_not_take_is_unsent_until_there_is_room(start):
+    """The octets are counted, and the channel is told as they leave."""
+    bench = start()
+    rooms = bench.sink.rooms
+    bench.session.send(BINARY, bytes(300_000))
+    assert bench.session.unsent >= 300_000
+    bench.turn()
+    assert bench.session.unsent > 100_000
+    assert len(bench.hear()) == 300_010
+    assert bench.session.unsent == 0
+    assert bench.sink.rooms > rooms
+
+
+def test_a_paused_peer_is_not_read_and_not_held_against(start):
+    """Nothing is delivered until reading goes on; no deadline of the peer's passes."""
+    bench = start(keepalive=triows.KeepAlive(interval=1, timeout=1))
+    bench.tell(joined(TEXT, [b"begun", b"ended"])[:8])
+    bench.session.pause()
+    bench.peer.send(joined(TEXT, [b"begun", b"ended"])[8:])
+    bench.loop._slots[0, s.HEARD] -= 10**10
+    bench.loop._words[s.NEXT_SWEEP] = 0
+    bench.turn()
+    assert bench.sink.events == []
+
+    bench.session.resume()
+    bench.turn()
+    assert bench.sink.events == [Message("begunended", 10)]
+
+
+def test_pongs_and_ends_are_events(start):
+    """A Pong that came, then the peer's Close, which is answered."""
+    bench = start()
+    assert bench.tell(masked(PONG, b"!")) == [Ponged(b"!")]
+    assert bench.tell(masked(PING, b"?")) == []
+    events = bench.tell(masked(CLOSE, b"\x0f\xa0bye"))
+    assert events == [Closed(4000, "bye")]
+    assert parse_frames(bench.hear()) == [(0x8A, b"?"), (0x88, b"\x0f\xa0bye")]
+    assert not bench.session.is_open
+    assert bench.session.is_deaf
+
+
+def test_a_close_of_this_side_awaits_the_peers(start):
+    """Messages before the peer's Close are still delivered, a message under way too."""
+    bench = start()
+    bench.tell(masked(TEXT, b"be", fin=False))
+    bench.session.close(1000, "")
+    bench.session.close(1001, "")
+    assert parse_frames(bench.hear()) == [(0x88, b"\x03\xe8")]
+    events = bench.tell(masked(0, b"gun") + masked(TEXT, b"last") + masked(CLOSE, b"\x03\xe8"))
+    assert events == [Message("begun", 5), Message("last", 4), Closed(1000, "")]
+
+
+def test_a_fault_is_told_at_once_and_a_loss_too(start):
+    """The channel learns why, the peer by its Close."""
+    bench = start()
+    assert bench.tell(masked(3)) == [Failed(1002, "reserved opcode")]
+    assert bench.session.outcome == Failed(1002, "reserved opcode")
+
+    other = start()
+    other.peer.close()
+    other.turn()
+    assert other.sink.events == [Lost("the transport ended")]
+
+
+def test_a_message_that_takes_too_long_is_told_by_the_sweep(start):
+    """A deadline is a fault as any."""
+    bench = start()
+    bench.tell(masked(TEXT, b"never finished")[:4])
+    bench.loop._slots[0, s.MESSAGE_SINCE] -= 10**12
+    bench.loop._words[s.NEXT_SWEEP] = 0
+    bench.turn()
+    assert bench.sink.events == [Failed(1008, "message not finished in time")]
+
+
+def test_a_silent_peer_is_lost(start):
+    """After the Ping and its time the transport is dropped."""
+    bench = start(keepalive=triows.KeepAlive(interval=1, timeout=1))
+    for _ in range(2):
+        bench.loop._slots[0, s.HEARD] -= 10**10
+        bench.loop._words[s.NEXT_SWEEP] = 0
+        bench.turn()
+    assert isinstance(bench.session.outcome, Lost)
+
+
+def test_an_abort_drops_the_transport(start):
+    """Nothing is delivered after it, and the peer sees the end."""
+    bench = start()
+    bench.peer.send(masked(TEXT, b"too late"))
+    bench.session.abort("enough")
+    bench.turn()
+    assert bench.sink.events == [Lost("enough")]
+
+
+def test_a_message_can_come_in_parts(start):
+    """What is held first, then as it comes, small or large; the next message whole again."""
+    bench = start()
+    bench.tell(masked(TEXT, b"be", fin=False))
+    assert bench.session.begin_parts() == Part(b"be", TEXT, is_last=False)
+    assert bench.tell(masked(0, b"gu", fin=False)) == [Part(b"gu", TEXT, is_last=False)]
+    assert bench.tell(masked(0, b"n")) == [Part(b"n", TEXT, is_last=True)]
+    assert bench.tell(masked(TEXT, b"whole")) == [Message("whole", 5)]
+
+    assert bench.session.begin_parts() is None
+    events = list(bench.tell(masked(BINARY, bytes(100_000))))
+    assert b"".join(part.payload for part in events) == bytes(100_000)
+    assert [part.is_last for part in events] == [False] * (len(events) - 1) + [True]
+    assert len(events) > 1
+
+    bench.session.begin_parts()
+    assert bench.tell(masked(BINARY, b"small")) == [Part(b"small", BINARY, is_last=True)]
+    bench.session.begin_parts()
+    bench.session.end_parts()
+    assert bench.tell(joined(TEXT, [b"a", b"b"])) == [Message("ab", 2)]
+
+
+def test_parts_that_nobody_wants_any_more_are_joined(start):
+    """Behind the last part, in one receive, another message begins."""
+    bench = start()
+    bench.session.begin_parts()
+    events = bench.tell(masked(TEXT, b"one") + masked(TEXT, b"be", fin=False))
+    assert events == [Part(b"one", TEXT, is_last=True)]
+    assert bench.tell(masked(0, b"gun")) == [Message("begun", 5)]
+
+
+def test_a_pause_between_messages_is_no_one_elses_matter(start):
+    """Without a message under way there is only silence to be borne."""
+    bench = start()
+    bench.session.pause()
+    bench.peer.send(masked(TEXT, b"later"))
+    bench.turn()
+    assert bench.sink.events == []
+    bench.session.resume()
+    bench.turn()
+    assert bench.sink.events == [Message("later", 5)]
+
+
+@pytest.mark.skipif(JIT, reason="compiled, a system call cannot be replaced")
+def test_a_pause_that_epoll_refuses_ends_the_connection(start, monkeypatch):
+    """A connection that epoll would no longer tell of is of no use."""
+    bench = start()
+    monkeypatch.setattr(_outlet, "watch", lambda *_: -errno.ENOMEM)
+    bench.session.pause()
+    bench.turn()
+    assert bench.sink.events == [Lost("the transport ended")]
+
+
+@pytest.mark.skipif(JIT, reason="compiled, a system call cannot be replaced")
+def test_an_old_kernel_waits_for_whole_milliseconds(start, monkeypatch):
+    """Without epoll_pwait2 the same turns are taken, without a part of a millisecond's wait."""
+    bench = start()
+    real = _system.outcome
+    answers = iter([-errno.ENOSYS])
+    monkeypatch.setattr(_system, "outcome", lambda result: next(answers, None) or real(result))
+    bench.peer.send(masked(TEXT, b"hi"))
+    bench.loop.take_turns(0.000_05)
+    assert bench.sink.events == [Message("hi", 2)]
