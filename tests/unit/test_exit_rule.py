@@ -193,8 +193,7 @@ async def test_a_reactor_runs_once() -> None:
     other = Reactor(Notes(), threads=1)
     with other.sender():
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(other.run)
-            await trio.lowlevel.checkpoint()
+            await nursery.start(other.run)
             with pytest.raises(RuntimeError, match="runs once"):
                 await other.run()
             nursery.cancel_scope.cancel()

@@ -4,9 +4,16 @@ Knows the grammar only; refuses to know what any extension does.
 """
 
 import re
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Parameters: TypeAlias = list[tuple[str, str | None]]
+
+MOST_PIECES: Final = 128
+"""Extensions and parameters that a list may have, together.
+
+No one offers more than a handful. A list of as many as fit in a head would make so many objects
+that the garbage collector, which looks at each again and again, takes more than linear time.
+"""
 
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 
@@ -33,11 +40,12 @@ def parse_extensions(value: str) -> list[tuple[str, Parameters]]:
         which is None if the parameter stands alone. A quoted value is unquoted.
 
     Raises:
-        ValueError: *value* does not follow the grammar, or names no extension.
+        ValueError: *value* does not follow the grammar, or names no extension, or more than
+            `MOST_PIECES` extensions and parameters.
     """
     extensions: list[tuple[str, Parameters]] = []
     starts_extension = True
-    at = 0
+    at = pieces = 0
     while at < len(value):
         if starts_extension and (blank := _BLANK.match(value, at)) is not None:
             at = blank.end()  # an empty list member (RFC 9110 §5.6.1)
@@ -45,6 +53,9 @@ def parse_extensions(value: str) -> list[tuple[str, Parameters]]:
         piece = _PIECE.match(value, at)
         if piece is None:
             raise ValueError(f"malformed extension list at character {at}")
+        pieces += 1
+        if pieces > MOST_PIECES:
+            raise ValueError(f"more than {MOST_PIECES} extensions and parameters")
         name, given = piece[1], _value(piece)
         if not starts_extension:
             extensions[-1][1].append((name, given))
