@@ -489,6 +489,25 @@ def test_a_close_waits_for_the_queue(start):
     assert len(frames(reply)) == 21
 
 
+def test_a_peer_that_ends_its_stream_behind_its_close_gets_what_is_queued(start):
+    """Both sides close at once, the peer ends its side then, and still reads the rest."""
+    pair = start()
+    client = pair.connect(buffer=4_096)
+    for _ in range(6):
+        client.send(masked(BINARY, bytes(10_000)))
+        pair.turn()
+    pair.loop.say_goodbye()
+    assert pair.register(s.QUEUED) > 30_000
+    client.send(masked(CLOSE, close_payload(1001)))
+    client.shutdown(socket.SHUT_WR)
+
+    replies = frames(pair.hear(client))
+
+    assert replies[:-1] == [(BINARY, bytes(10_000))] * 6
+    assert replies[-1] == (CLOSE, close_payload(1001, b"the server is going away"))
+    assert is_over(client)
+
+
 def test_a_fault_waits_for_the_queue(start):
     """An error's Close leaves behind what was queued before it."""
     pair = start()

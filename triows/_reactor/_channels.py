@@ -72,6 +72,7 @@ class ChannelLoop(Loop):
 
     def feed(self, slot: int, leftover: bytes) -> None:
         """Serve a session's octets that were received elsewhere."""
+        self.settle()  # the last turn's rows have been handed over already
         with self._turning():
             for _ in self._feed(slot, leftover):
                 self._serve_rows()
