@@ -430,6 +430,30 @@ def talk_at_every(monkeypatch, name, answer, *, buffer=None):
         yield at, reply, told
 
 
+class StopError(BaseException):
+    """What a loop does not catch."""
+
+
+def test_blocks_that_no_callback_was_called_for_are_freed(monkeypatch, blocks):
+    """A loop that is torn down in the midst of its rows leaves nothing behind."""
+
+    def frame(_conn, _payload, _opcode):
+        raise StopError
+
+    handler = resolve_handler(lambda octets, _opcode: int(octets[0]))
+    pair = CallbackPair(Recorder(frame), compiled=handler)
+    clients = [pair.connect() for _ in range(3)]
+    for client in clients:
+        client.send(joined(BINARY, [b"\3", b"b"]) + joined(BINARY, [b"\1", b"b"]))
+    with pytest.raises(StopError):
+        pair.turn()
+    with pytest.raises(StopError):
+        pair.close()
+
+    assert len(pair.handler.messages) == 2
+    assert blocks == set()
+
+
 HEARD = [*TOLD, (TEXT, b"untouched")]
 
 

@@ -16,6 +16,7 @@ from triows._kernels._faults import GOING_AWAY as GOING_AWAY
 from triows._kernels._faults import HANDLER_CLOSED as HANDLER_CLOSED
 from triows._kernels._faults import HANDLER_FAILED as HANDLER_FAILED
 from triows._kernels._handler import CLOSE as CLOSE
+from triows._kernels._handler import DISCARD as DISCARD
 from triows._kernels._handler import ECHO as ECHO
 from triows._kernels._handler import resolve_handler as resolve_handler
 from triows._kernels._headers import FIELDS as FIELDS

@@ -146,15 +146,15 @@ class CallbackLoop(Loop):
     ) -> None:
         """Take over a socket past its opening handshake, call ``on_open``, serve the leftover.
 
-        In a callback, it is taken over, and the rest is done after all callbacks of the turn.
-        See `Loop.add`.
+        In a callback, or while a turn's rows are not all handled, it is taken over, and the
+        rest is done after all callbacks of the turn. See `Loop.add`.
         """
         slot = self._enter(descriptor, session)
         while len(self._connections) <= slot:
             self._connections.append(None)
         self._connections[slot] = conn = Connection(self, slot, session, request, remote)
         self._newcomers.append((conn, leftover))
-        if not self._is_turning:
+        if not self._is_turning and self._rows is None:
             self._finish_batch()
 
     def _greet(self) -> None:
@@ -239,6 +239,7 @@ class CallbackLoop(Loop):
             self._finish_batch()
         finally:  # whatever a callback raised
             with self._turning():
+                self._drop_rows()
                 super().close()
                 self._reap()
                 self._clear_sends()
@@ -328,6 +329,18 @@ class CallbackLoop(Loop):
             payload[:] = copy
         finally:
             copy[:] = bytes((POISON,)) * size
+
+    def _drop_rows(self) -> None:
+        """Answer nothing to the rows that are left, and free what they hold."""
+        for _, _, start, size, handle, asked in self._rows or ():
+            if asked == s.DELIVER:
+                self._answers[self._row] = kernels.DISCARD
+                if handle:
+                    Block(handle, start, size)
+            self._row += 1
+        self._rows = None
+        self._row = LAST
+        self._replay()
 
     def _note(self, index: int) -> None:
         """Take note of a row that the kernel answers itself."""

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -38,12 +38,12 @@ class Driver:
         self._grace = grace
         self._outbox = outbox
         self._deadline = math.inf
-        self._is_finishing = False
+        self._is_finishing = self._is_stopping = False
         self._calls: deque[Callable[[], None]] = deque()
         self._lock = threading.RLock()  # a signal's handler may send
         self._is_over = False
         self._is_calling = False
-        self._taken: Iterable[Item] | None = None
+        self._taken: deque[Item] = deque()
         self._dropped = 0
         self._is_watching = False
         self._on_empty: Callable[[], None] | None = None
@@ -144,7 +144,8 @@ class Driver:
         """Do what others have asked for; returns whether that was anything."""
         # First, since who was given a session before sending to it is to find it there.
         is_busy = bool(self._outbox or self._calls)
-        self._taken = self._outbox.take() if self._outbox else None
+        if self._outbox:
+            self._taken.extend(self._outbox.take())
         while self._calls:
             self._is_calling = True
             try:
@@ -156,12 +157,12 @@ class Driver:
         return is_busy
 
     def _send_taken(self) -> None:
-        if self._taken is not None:
-            taken, self._taken = self._taken, None
+        if self._taken:
+            taken, self._taken = self._taken, deque()
             self._loop.send_all(taken)
 
     def _add(self, descriptor: int, *rest: Any) -> None:
-        if self._deadline < math.inf:
+        if self._is_stopping:
             os.close(descriptor)
             return
         with contextlib.suppress(OSError):  # closed: for its peer, it was the one too many
@@ -186,6 +187,7 @@ class Driver:
     def _stop(self) -> None:
         """Start to end in order."""
         self._deadline = time.monotonic() + self._grace
+        self._is_stopping = True
         self._finish()
         self._send_taken()
         if self._outbox:
@@ -201,11 +203,11 @@ class Driver:
     def _end(self) -> None:
         with self._lock:
             self._is_over = True
-        self._deadline = -math.inf  # what is still to be added is closed
+        self._is_stopping = True
         try:
             self._take_calls()
         finally:  # whatever a callback raised
-            self._dropped += self._outbox.close()
+            self._dropped += len(self._taken) + self._outbox.close()
             self._loop.close()
 
 
