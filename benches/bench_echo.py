@@ -45,11 +45,16 @@ SATURATED = 0.9  # share of the time below which a server may have waited for th
 COMPILED = (
     sys.executable, "-m", "triows", "echo", "--port", "0", "--api", "compiled", "--threads",
 )  # fmt: skip
+CHANNEL = (
+    sys.executable, "-m", "triows", "echo", "--port", "0", "--driver", "reactor", "--api",
+)  # fmt: skip
 COMMANDS: Mapping[str, Sequence[str]] = {
     "triows-auto": (sys.executable, "-m", "triows", "echo", "--port", "0"),
     "triows-stream": (
         sys.executable, "-m", "triows", "echo", "--port", "0", "--driver", "stream",
     ),
+    "triows-channel": (*CHANNEL, "channel"),
+    "triows-batch": (*CHANNEL, "batch"),
     "triows-compiled": (*COMPILED, "1"),
     "triows-inline": (*COMPILED, "0"),
     "engine-over-socket": (

@@ -3,12 +3,13 @@
 Above it is `triows.WebSocket`, which knows messages, waiting tasks and Trio's rules
 of cancellation, and no octet; below it a *driver*, which knows a transport and the
 protocol, and no task but its own. There is one driver for each connection: over a
-`trio.abc.Stream` that is `triows._stream.StreamDriver`.
+`trio.abc.Stream` that is `triows._stream.StreamDriver`, in a loop that many share
+`triows._reactor.Session`, which needs no task at all.
 
 What the channel's promises ask of a driver:
 
 - **Calls do not wait.** Every method but `Driver.run` is synchronous, may be called by
-  any task, before `run` has begun and after it has ended, and raises nothing but what
+  any task, before `run` or `start` and after the end, and raises nothing but what
   it says. So what a task does between two checkpoints is done as a whole.
 - **What is queued stays queued.** From `send` on, a message is the driver's: it leaves
   whole and in order, or the connection ends. No task that called `send` may be the one
@@ -33,6 +34,9 @@ class Sink(Protocol):
 
     def make_room(self) -> None:
         """Take note that octets have left, or never will."""
+
+    def end(self) -> None:
+        """Take note that the transport has been dropped: what `Driver.run` ends with."""
 
 
 class Driver(Protocol):
@@ -116,6 +120,15 @@ class Driver(Protocol):
     def end_parts(self) -> None:
         """Deliver the next message whole, after all; no part of it has come."""
 
+    def start(self, leftover: bytes) -> bool:
+        """Serve the connection if that needs no task: returns False if `run` is to be called.
+
+        Args:
+            leftover: octets that came behind the opening handshake, delivered first.
+
+        What is true once `run` has ended is true when `Sink.end` is called.
+        """
+
     async def run(self, leftover: bytes) -> None:
         """Serve the connection until its transport has been dropped.
 
@@ -123,7 +136,7 @@ class Driver(Protocol):
         descriptor, task and registration of the connection gone.
 
         Args:
-            leftover: octets that came behind the opening handshake, delivered first.
+            leftover: as in `start`.
 
         Cancelling does nothing: `abort`, or a deadline, ends it.
         """

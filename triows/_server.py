@@ -87,6 +87,8 @@ class Server:
     _faults: FaultLog = attrs.field(init=False, factory=FaultLog)
     _counts: dict[str, int] = attrs.field(init=False)
     _addresses: list[Any] = attrs.field(init=False)
+    nursery: trio.Nursery | None = attrs.field(init=False, default=None)
+    """Where connections run; for `serve_listeners`."""
 
     def __attrs_post_init__(self) -> None:
         self._budget = Budget(self._settings.limits.max_incomplete)
@@ -126,18 +128,48 @@ class Server:
     # One connection.
 
     async def serve_connection(self, stream: trio.abc.Stream) -> None:
-        """Take a connection from accept to its end; raises only what is no Exception."""
-        counts = self._counts
-        counts["accepted"] += 1
-        counts["connections"] += 1
+        """Take a connection from accept to its end, or to a task of its handler's own.
+
+        Raises only what is no Exception.
+        """
+        self._counts["accepted"] += 1
+        self._counts["connections"] += 1
+        is_handed_over = False
         try:
             try:
                 opened = await self._open(stream)
-                if opened is not None:
+                is_handed_over = opened is not None and self._hand_over(*opened)
+                if opened is not None and not is_handed_over:
                     await self._host(*opened)
             finally:
-                counts["connections"] -= 1
+                self._counts["connections"] -= not is_handed_over
                 await trio.aclose_forcefully(stream)
+        except BaseException as error:  # noqa: BLE001 - no connection may take the server down
+            self._report("a connection failed", error)
+
+    @trio.lowlevel.enable_ki_protection
+    def _hand_over(self, ws: WebSocket, leftover: bytes) -> bool:
+        """Have the loop serve a connection, and a new task handle it, if there is a loop for it.
+
+        In this task what is awaited lies deep, and what the opening handshake needed is alive.
+        """
+        if not ws.start(leftover):
+            return False
+        assert self.nursery is not None
+        self._counts["opened"] += 1
+        self._websockets.add(ws)
+        self.nursery.start_soon(self._live, ws)
+        return True
+
+    async def _live(self, ws: WebSocket) -> None:
+        """Handle a connection that the loop serves; raises only what is no Exception."""
+        try:
+            try:
+                await self._handle(ws)
+            finally:  # whatever stopped the handler, Ctrl-C at any point, ends the connection
+                ws.abort("the handler was stopped")
+                self._websockets.discard(ws)
+                self._counts["connections"] -= 1
         except BaseException as error:  # noqa: BLE001 - no connection may take the server down
             self._report("a connection failed", error)
 
@@ -367,11 +399,12 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
             server = Server(settings, listeners, hub)
             nursery = await stack.enter_async_context(unwrapped_nursery())
             nursery.start_soon(server.stop_in_order)
+            server.nursery = handler_nursery or nursery
             task_status.started(server)
             await trio.serve_listeners(
                 server.serve_connection,
                 [PatientListener(one) for one in listeners],
-                handler_nursery=handler_nursery or nursery,
+                handler_nursery=server.nursery,
             )
     finally:
         for listener in listeners:

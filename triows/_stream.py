@@ -167,6 +167,10 @@ class StreamDriver:
 
     # The life of the connection.
 
+    def start(self, leftover: bytes) -> bool:  # noqa: ARG002 - as the protocol has it
+        """Decline to do without tasks."""
+        return False
+
     @enable_ki_protection
     async def run(self, leftover: bytes = b"") -> None:
         """Serve the connection until its transport has been dropped.

@@ -476,14 +476,17 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     # What the driver and the shells call.
 
     @enable_ki_protection
+    def start(self, leftover: bytes) -> bool:
+        """Serve the connection if that needs no task, else return False; for the shells."""
+        return self._driver.start(leftover)
+
+    @enable_ki_protection
     async def run(self, leftover: bytes) -> None:
         """Serve the connection until its transport is dropped; for the shells."""
         try:
             await self._driver.run(leftover)
         finally:
-            self._ended.set()
-            self._wake_everyone()
-            self._cancel_scopes()
+            self.end()
 
     @enable_ki_protection
     def abort(self, why: str) -> None:
@@ -509,6 +512,12 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     def make_room(self) -> None:
         """Take note that octets have left, or never will; for the driver."""
         self._outbox.make_room()
+
+    def end(self) -> None:
+        """Take note that the transport has been dropped; for the driver."""
+        self._ended.set()
+        self._wake_everyone()
+        self._cancel_scopes()
 
     # Inside.
 

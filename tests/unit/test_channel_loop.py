@@ -33,6 +33,10 @@ class Sink:
         """Take note of room."""
         self.rooms += 1
 
+    def end(self):
+        """Take note of the end."""
+        self.has_ended = True
+
 
 class Bench:
     """A loop with one session, and its peer."""

@@ -203,7 +203,6 @@ class Session:
     __slots__ = (
         "_descriptor",
         "_early",
-        "_ended",
         "_epoch",
         "_gives_parts",
         "_has_closed",
@@ -225,7 +224,6 @@ class Session:
         self._sink = sink
         self._slot = -1
         self._early: list[tuple[Octets, int]] | None = []
-        self._ended: trio.Event | None = None
         self._epoch = self._noted = 0
         self._gives_parts = self._has_closed = self._is_special = self._is_within = False
         self._is_cut = False
@@ -373,26 +371,21 @@ class Session:
             self.outcome = Failed(*failure) if failure else Lost("the transport ended")
             self._sink.deliver((self.outcome,))
         self._sink.make_room()
-        if self._ended is not None:
-            self._ended.set()
+        self._sink.end()
 
     # The life of the connection.
 
-    async def run(self, leftover: bytes = b"") -> None:
-        """Serve the connection until its transport has been dropped.
+    def start(self, leftover: bytes) -> bool:
+        """Give the socket to the loop, and serve what came behind the opening handshake."""
+        if self._enter(leftover):
+            self._sink.make_room()
+        else:
+            self._sink.end()
+        return True
 
-        Args:
-            leftover: octets that were received behind the opening handshake.
-
-        Cancelling does nothing: `abort`, or a deadline, ends it.
-        """
-        with trio.CancelScope(shield=True):
-            self._ended = trio.Event()
-            if self._enter(leftover):
-                self._sink.make_room()
-                await self._ended.wait()
-            else:
-                await trio.lowlevel.checkpoint()
+    async def run(self, leftover: bytes) -> None:
+        """Do nothing: there is no task to a session."""
+        raise AssertionError("a session is started")
 
     def _enter(self, leftover: bytes) -> bool:
         """Give the socket to the loop; returns whether it is there."""
