@@ -22,6 +22,8 @@ from triows._errors import (
     HandshakeRejected,
     InvalidHandshake,
     ProtocolError,
+    ProxyError,
+    RedirectRefused,
     TriowsError,
 )
 from triows._kernels import warm_up
@@ -67,8 +69,10 @@ __all__ = [
     "Opcode",
     "OutgoingMessage",
     "ProtocolError",
+    "ProxyError",
     "Reactor",
     "ReactorStatistics",
+    "RedirectRefused",
     "Request",
     "Response",
     "Sender",

@@ -41,3 +41,4 @@ from triows._engine._request import Request as Request
 from triows._engine._roles import ClientEngine as ClientEngine
 from triows._engine._roles import ServerEngine as ServerEngine
 from triows._engine._target import is_authority as is_authority
+from triows._engine._tunnel import TunnelHandshake as TunnelHandshake

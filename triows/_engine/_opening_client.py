@@ -29,7 +29,7 @@ from triows._version import __version__
 USER_AGENT: Final = f"triows/{__version__}"
 
 # RFC 9112 §4; the space behind the status is missing in the wild.
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
+STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
 
 
 class _AnswerHeard(HeadFields):
@@ -185,7 +185,7 @@ class ClientHandshake:
                     return None
             except HeadFault as fault:
                 raise InvalidHandshake(f"the server's answer is refused: {fault.reason}") from None
-            match = _STATUS_LINE.fullmatch(self._reader.start_line())
+            match = STATUS_LINE.fullmatch(self._reader.start_line())
             if match is None:
                 raise InvalidHandshake("the server's status line is malformed")
             if match[2] == b"101":
