@@ -22,7 +22,7 @@ What the channel's promises ask of a driver:
 from collections.abc import Iterable
 from typing import Protocol
 
-from triows._engine import Closed, Event, Failed, Lost, Part
+from triows._engine import Closed, Event, Failed, Lost, Part, PreparedMessage
 
 
 class Sink(Protocol):
@@ -66,6 +66,9 @@ class Driver(Protocol):
         It leaves at once if the transport takes it and nothing is before it, or else as
         soon as that is so.
         """
+
+    def send_prepared(self, message: PreparedMessage) -> None:
+        """Queue a whole data message that goes to others too; as `send`."""
 
     def send_part(self, opcode: int, payload: bytes, *, is_last: bool) -> None:
         """Queue a part of a data message as a frame (RFC 6455 §5.4).

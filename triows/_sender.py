@@ -46,7 +46,7 @@ class Sender:
 
         Args:
             session: a `Connection.id`, or what `Reactor.add_session` returned.
-            payload: text or octets; what can change is copied.
+            payload: text, octets, or a `PreparedMessage`; what can change is copied.
             opcode: as in `Connection.send`.
 
         Raises:

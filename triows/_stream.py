@@ -40,7 +40,17 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triows._driver import Sink
-from triows._engine import Closed, Engine, Event, Failed, Lost, Octets, Part, Phase
+from triows._engine import (
+    Closed,
+    Engine,
+    Event,
+    Failed,
+    Lost,
+    Octets,
+    Part,
+    Phase,
+    PreparedMessage,
+)
 
 RECEIVE_SIZE = 65_536
 """Octets of one receive. More loses cache locality, less costs system calls."""
@@ -112,6 +122,11 @@ class StreamDriver:
     def send(self, opcode: int, payload: bytes) -> None:
         """Queue a message."""
         self._engine.send(opcode, payload)
+        self.flush()
+
+    def send_prepared(self, message: PreparedMessage) -> None:
+        """Queue a message that goes to others too."""
+        self._engine.send_prepared(message)
         self.flush()
 
     def send_part(self, opcode: int, payload: bytes, *, is_last: bool) -> None:

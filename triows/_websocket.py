@@ -36,9 +36,17 @@ from triows._channel import (
     Payload,
     Pings,
 )
-from triows._channel._outbox import BINARY, TEXT, encode
+from triows._channel._outbox import BINARY, TEXT, encode_message
 from triows._driver import Driver, Sink
-from triows._engine import Event, HTTPResponse, Message, Part, Ponged, Request
+from triows._engine import (
+    Event,
+    HTTPResponse,
+    Message,
+    Part,
+    Ponged,
+    PreparedMessage,
+    Request,
+)
 from triows._options import Limits
 from triows._spec import CloseCode
 
@@ -99,14 +107,15 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     # Sending.
 
     @enable_ki_protection
-    async def send(self, message: Payload) -> None:
+    async def send(self, message: Payload | PreparedMessage) -> None:
         """Send a message (RFC 6455 §5.6, §6.1).
 
         Waits while `Limits.send_queue_octets` or more are unsent; a message of any
         size enters whole once they are fewer. Senders are served in order.
 
         Args:
-            message: ``str`` is sent as text, anything else as binary.
+            message: ``str`` is sent as text, octets as binary, a `PreparedMessage` as what it
+                was made of.
 
         Raises:
             TypeError: *message* is neither text nor octets; nothing was sent.
@@ -117,7 +126,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         Cancelling: ``Cancelled`` means that nothing of the message was or will be sent;
         a return, that all of it will be, unless the connection ends first.
         """
-        opcode, payload = encode(message)
+        opcode, payload = encode_message(message)
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._outbox.must_wait:
             await self._outbox.wait()
@@ -125,7 +134,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     @enable_ki_protection
-    def send_nowait(self, message: Payload) -> None:
+    def send_nowait(self, message: Payload | PreparedMessage) -> None:
         """Send a message as `send` does, if that needs no waiting.
 
         Raises:
@@ -133,7 +142,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
         And what `send` raises.
         """
-        opcode, payload = encode(message)
+        opcode, payload = encode_message(message)
         if self._outbox.must_wait and self.is_open:
             raise trio.WouldBlock
         self._outbox.queue(opcode, payload)

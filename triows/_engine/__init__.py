@@ -35,6 +35,7 @@ from triows._engine._opening import check_subprotocols as check_subprotocols
 from triows._engine._opening_client import USER_AGENT as USER_AGENT
 from triows._engine._opening_client import ClientHandshake as ClientHandshake
 from triows._engine._opening_server import ServerHandshake as ServerHandshake
+from triows._engine._prepared import PreparedMessage as PreparedMessage
 from triows._engine._replies import InputSegment as InputSegment
 from triows._engine._replies import LocalSegment as LocalSegment
 from triows._engine._request import Request as Request

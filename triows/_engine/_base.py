@@ -15,6 +15,7 @@ from triows._engine._frames import FIN, FrameReader, Piece
 from triows._engine._messages import Assembly, Budget
 from triows._engine._octets import Readable, own_octets
 from triows._engine._outbound import Outbound
+from triows._engine._prepared import PreparedMessage
 from triows._engine._timekeeper import Due, Timekeeper
 from triows._errors import ProtocolError
 from triows._options import KeepAlive, Limits
@@ -172,6 +173,10 @@ class Engine(ABC):
         """
         assert self.phase is Phase.OPEN
         self._append(FIN | opcode, payload)
+
+    def send_prepared(self, message: PreparedMessage) -> None:
+        """Queue a whole data message that was made for many connections."""
+        self.send(message.opcode, message.payload)
 
     def send_part(
         self, opcode: int, payload: bytes | bytearray | memoryview, *, is_last: bool

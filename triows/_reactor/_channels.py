@@ -22,7 +22,17 @@ import trio
 
 from triows import _kernels as kernels
 from triows._driver import Sink
-from triows._engine import Closed, Event, Failed, Lost, Message, Part, Ponged, close_payload
+from triows._engine import (
+    Closed,
+    Event,
+    Failed,
+    Lost,
+    Message,
+    Part,
+    Ponged,
+    PreparedMessage,
+    close_payload,
+)
 from triows._engine._base import parse_close
 from triows._kernels import slots as s
 from triows._nursery import unwrapped_nursery
@@ -265,6 +275,10 @@ class Session:
             loop._note_send(self._slot, self.number, payload, opcode)
         else:
             self._early.append((payload, opcode))
+
+    def send_prepared(self, message: PreparedMessage) -> None:
+        """Queue a message that goes to others too."""
+        self.send(message.opcode, message.payload)
 
     def send_part(self, opcode: int, payload: Octets, *, is_last: bool) -> None:
         """Queue a part of a message."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NewType, TypeAlias
 
-from triows._engine import Request, Response, close_payload
+from triows._engine import PreparedMessage, Request, Response, close_payload
 from triows._spec import CloseCode, Opcode
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 SessionId = NewType("SessionId", int)
 """Names a connection of a reactor for as long as the process lives; see `Connection.id`."""
 
-Data: TypeAlias = str | bytes | bytearray | memoryview
+Data: TypeAlias = str | bytes | bytearray | memoryview | PreparedMessage
 
 
 class Handler:
@@ -142,9 +142,9 @@ class Connection:
         """Send a message; it is copied at once and leaves when the callback has returned.
 
         Args:
-            payload: text or octets.
-            opcode: by default TEXT for a ``str``, BINARY for anything else. Octets sent as
-                TEXT must be UTF-8, and are not checked.
+            payload: text, octets, or a `PreparedMessage`.
+            opcode: by default TEXT for a ``str``, BINARY for octets, its own for a
+                `PreparedMessage`. Octets sent as TEXT must be UTF-8, and are not checked.
 
         Raises:
             TypeError, ValueError: there is no such message.
@@ -180,6 +180,9 @@ def as_message(payload: Data, opcode: int | None) -> tuple[bytes | bytearray | m
     if isinstance(payload, str):
         payload = payload.encode()
         opcode = Opcode.TEXT if opcode is None else opcode
+    elif isinstance(payload, PreparedMessage):
+        opcode = payload.opcode if opcode is None else opcode
+        payload = payload.payload
     elif isinstance(payload, memoryview):
         is_plain = payload.contiguous and payload.format == "B" and payload.ndim == 1
         payload = payload if is_plain else payload.tobytes()
