@@ -5,12 +5,14 @@ from triows._client import open_websocket
 from triows._engine import (
     Accept,
     ClientEngine,
+    DeflateParameters,
     Header,
     Headers,
     HTTPResponse,
     Incomplete,
     InputSegment,
     LocalSegment,
+    PerMessageDeflate,
     PreparedMessage,
     Request,
     Response,
@@ -26,7 +28,7 @@ from triows._errors import (
     TriowsError,
 )
 from triows._kernels import warm_up
-from triows._options import KeepAlive, Limits
+from triows._options import Deflate, KeepAlive, Limits
 from triows._reactor import (
     CompiledHandler,
     Connection,
@@ -51,6 +53,8 @@ __all__ = [
     "CompiledHandler",
     "Connection",
     "ConnectionBroken",
+    "Deflate",
+    "DeflateParameters",
     "HTTPResponse",
     "Handler",
     "HandshakeError",
@@ -67,6 +71,7 @@ __all__ = [
     "LoopStatistics",
     "Opcode",
     "OutgoingMessage",
+    "PerMessageDeflate",
     "PreparedMessage",
     "ProtocolError",
     "Reactor",

@@ -20,10 +20,17 @@ from functools import partial
 import attrs
 import trio
 
-from triows._engine import USER_AGENT, ClientEngine, ClientHandshake, FieldsLike, Request
+from triows._engine import (
+    USER_AGENT,
+    ClientEngine,
+    ClientHandshake,
+    FieldsLike,
+    PerMessageDeflate,
+    Request,
+)
 from triows._errors import HandshakeRejected, InvalidHandshake
 from triows._nursery import unwrapped_nursery
-from triows._options import KeepAlive, Limits
+from triows._options import Deflate, KeepAlive, Limits
 from triows._spec import CloseCode
 from triows._stream import StreamDriver, socket_address
 from triows._url import URL
@@ -60,6 +67,7 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
     user_agent: str | None = USER_AGENT,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+    deflate: Deflate | Sequence[Deflate] | None = Deflate(),  # noqa: B008 - frozen
     connect_timeout: float = 10.0,
 ) -> AsyncIterator[WebSocket]:
     """Connect to a WebSocket server, for the time of an ``async with`` block (RFC 6455 §4.1).
@@ -82,6 +90,8 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
         limits: what the server may make this side hold or wait for;
             ``handshake_timeout`` covers all between the TCP connection and the 101.
         keepalive: when to ping a quiet server.
+        deflate: how messages are compressed if the server agrees (RFC 7692); several are
+            offered in order, the one liked best first; None for not at all.
         connect_timeout: seconds for looking up the name and connecting.
 
     Raises:
@@ -112,6 +122,7 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
         limits=limits,
         headers=headers,
         subprotocols=subprotocols,
+        deflate=_offers(deflate),
         origin=origin,
         user_agent=user_agent,
     )
@@ -124,6 +135,12 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
             await _leave(ws, error)
             raise
         await ws.aclose()
+
+
+def _offers(deflate: Deflate | Sequence[Deflate] | None) -> tuple[Deflate, ...]:
+    if deflate is None:
+        return ()
+    return (deflate,) if isinstance(deflate, Deflate) else tuple(deflate)
 
 
 async def _leave(ws: WebSocket, error: BaseException) -> None:
@@ -242,8 +259,14 @@ def _make_websocket(
     settings: _Settings, handshake: ClientHandshake, stream: trio.abc.Stream
 ) -> WebSocket:
     remote = socket_address(stream, "getpeername")
+    deflate = None
+    if handshake.deflate is not None:
+        deflate = PerMessageDeflate(*handshake.deflate, is_server=False, limits=settings.limits)
     engine = ClientEngine(
-        limits=settings.limits, keepalive=settings.keepalive, now=trio.current_time()
+        limits=settings.limits,
+        keepalive=settings.keepalive,
+        now=trio.current_time(),
+        deflate=deflate,
     )
     opening = Opening(
         request=Request(head=handshake.request_octets(), scheme=settings.url.scheme, remote=remote),

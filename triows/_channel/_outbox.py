@@ -117,12 +117,12 @@ class Outbox:
         else:
             self._driver.send(opcode, payload)
 
-    def queue_part(self, opcode: int, payload: bytes, *, is_last: bool) -> None:
+    def queue_part(self, opcode: int, payload: bytes, *, is_last: bool, compress: bool) -> None:
         """Queue a part of the message that has the floor; raises likewise."""
         self._ending.check_sendable()
         self.sent += is_last
         self.sent_octets += len(payload)
-        self._driver.send_part(opcode, payload, is_last=is_last)
+        self._driver.send_part(opcode, payload, is_last=is_last, compress=compress)
 
 
 class _Line:
@@ -183,10 +183,19 @@ class _Floor:
 TEXT, BINARY = int(Opcode.TEXT), int(Opcode.BINARY)
 
 
-def encode_message(message: Payload | PreparedMessage) -> tuple[int, bytes | PreparedMessage]:
-    """Return the opcode and the octets of a message, which may be prepared; errors as `encode`."""
+def encode_message(
+    message: Payload | PreparedMessage,
+    compress: bool | None,  # noqa: FBT001 - as `WebSocket.send` was given it
+) -> tuple[int, bytes | PreparedMessage]:
+    """Return the opcode and the octets of a message, prepared if it was or more is to be said.
+
+    Errors as `encode`.
+    """
     if isinstance(message, PreparedMessage):
         return message.opcode, message
+    if compress is not None:
+        prepared = PreparedMessage(message, compress=compress)
+        return prepared.opcode, prepared
     return encode(message)
 
 

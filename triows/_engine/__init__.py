@@ -12,8 +12,10 @@ from triows._engine._base import close_payload as close_payload
 from triows._engine._closing import TRANSITIONS as TRANSITIONS
 from triows._engine._closing import Input as Input
 from triows._engine._closing import Phase as Phase
+from triows._engine._deflate import PerMessageDeflate as PerMessageDeflate
 from triows._engine._embedded import Response as Response
 from triows._engine._events import Closed as Closed
+from triows._engine._events import Deflated as Deflated
 from triows._engine._events import Event as Event
 from triows._engine._events import Failed as Failed
 from triows._engine._events import Lost as Lost
@@ -28,7 +30,10 @@ from triows._engine._headers import FieldsLike as FieldsLike
 from triows._engine._headers import Headers as Headers
 from triows._engine._http import HandshakeRefused as HandshakeRefused
 from triows._engine._http import HTTPResponse as HTTPResponse
+from triows._engine._inflater import InflateError as InflateError
+from triows._engine._inflater import Inflater as Inflater
 from triows._engine._messages import Budget as Budget
+from triows._engine._negotiation import DeflateParameters as DeflateParameters
 from triows._engine._octets import Octets as Octets
 from triows._engine._opening import Accept as Accept
 from triows._engine._opening import check_subprotocols as check_subprotocols

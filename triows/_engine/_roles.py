@@ -21,7 +21,8 @@ class ServerEngine(EmbeddedEngine):
     def send_prepared(self, message: PreparedMessage) -> None:
         """See `Engine.send_prepared`; the frame is shared with other connections."""
         assert self.phase is Phase.OPEN
-        self.outbound.append(message.frame)
+        deflater = self._deflater
+        self.outbound.append(message.frame if deflater is None else deflater.frame(message))
 
     def _append(self, first_octet: int, payload: bytes | bytearray | memoryview) -> None:
         if len(payload) <= _JOIN:
