@@ -5,12 +5,15 @@ from triows._client import open_websocket
 from triows._engine import (
     Accept,
     ClientEngine,
+    DeflateParameters,
     Header,
     Headers,
     HTTPResponse,
     Incomplete,
     InputSegment,
     LocalSegment,
+    PerMessageDeflate,
+    PreparedMessage,
     Request,
     Response,
     ServerEngine,
@@ -27,7 +30,7 @@ from triows._errors import (
     TriowsError,
 )
 from triows._kernels import warm_up
-from triows._options import KeepAlive, Limits
+from triows._options import Deflate, KeepAlive, Limits
 from triows._reactor import (
     CompiledHandler,
     Connection,
@@ -52,6 +55,8 @@ __all__ = [
     "CompiledHandler",
     "Connection",
     "ConnectionBroken",
+    "Deflate",
+    "DeflateParameters",
     "HTTPResponse",
     "Handler",
     "HandshakeError",
@@ -68,6 +73,8 @@ __all__ = [
     "LoopStatistics",
     "Opcode",
     "OutgoingMessage",
+    "PerMessageDeflate",
+    "PreparedMessage",
     "ProtocolError",
     "ProxyError",
     "Reactor",

@@ -14,7 +14,7 @@ from triows._connector import Connector, leave
 from triows._dialing import Dialer
 from triows._engine import USER_AGENT, FieldsLike
 from triows._nursery import unwrapped_nursery
-from triows._options import KeepAlive, Limits
+from triows._options import Deflate, KeepAlive, Limits
 from triows._proxy import ProxySetting
 from triows._url import URL
 from triows._websocket import WebSocket
@@ -35,6 +35,7 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
     max_redirects: int = 5,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+    deflate: Deflate | Sequence[Deflate] | None = Deflate(),  # noqa: B008 - frozen
     connect_timeout: float = 10.0,
 ) -> AsyncIterator[WebSocket]:
     """Connect to a WebSocket server, for the time of an ``async with`` block (RFC 6455 §4.1).
@@ -66,6 +67,8 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
         limits: what the server may make this side hold or wait for;
             ``handshake_timeout`` covers all between the TCP connection and the 101.
         keepalive: when to ping a quiet server.
+        deflate: how messages are compressed if the server agrees (RFC 7692); several are
+            offered in order, the one liked best first; None for not at all.
         connect_timeout: seconds for looking up the name and connecting, proxy included.
 
     Raises:
@@ -97,6 +100,7 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
         ssl_context=ssl_context,
         headers=headers,
         subprotocols=subprotocols,
+        deflate=_offers(deflate),
         origin=origin,
         user_agent=user_agent,
         limits=limits,
@@ -112,3 +116,9 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
             await leave(ws, error)
             raise
         await ws.aclose()
+
+
+def _offers(deflate: Deflate | Sequence[Deflate] | None) -> tuple[Deflate, ...]:
+    if deflate is None:
+        return ()
+    return (deflate,) if isinstance(deflate, Deflate) else tuple(deflate)

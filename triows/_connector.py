@@ -16,9 +16,16 @@ import attrs
 import trio
 
 from triows._dialing import Dialer, start_tls
-from triows._engine import USER_AGENT, ClientEngine, ClientHandshake, Headers, Request
+from triows._engine import (
+    USER_AGENT,
+    ClientEngine,
+    ClientHandshake,
+    Headers,
+    PerMessageDeflate,
+    Request,
+)
 from triows._errors import HandshakeRejected, InvalidHandshake, RedirectRefused
-from triows._options import KeepAlive, Limits
+from triows._options import Deflate, KeepAlive, Limits
 from triows._redirects import is_redirect, redirected
 from triows._spec import CloseCode
 from triows._stream import StreamDriver, socket_address
@@ -48,6 +55,7 @@ class Connector:
     ssl_context: ssl.SSLContext | None = None
     headers: Headers = attrs.field(factory=Headers, converter=Headers)
     subprotocols: Sequence[str] = ()
+    deflate: Sequence[Deflate] = ()
     origin: str | None = None
     user_agent: str | None = USER_AGENT
     limits: Limits = attrs.field(factory=Limits)
@@ -111,6 +119,7 @@ class Connector:
             limits=self.limits,
             headers=self.headers,
             subprotocols=self.subprotocols,
+            deflate=self.deflate,
             origin=self.origin,
             user_agent=self.user_agent,
         )
@@ -159,7 +168,15 @@ class Connector:
         self, kind: type[WebSocketT], handshake: ClientHandshake, stream: trio.abc.Stream
     ) -> WebSocketT:
         remote = socket_address(stream, "getpeername")
-        engine = ClientEngine(limits=self.limits, keepalive=self.keepalive, now=trio.current_time())
+        deflate = None
+        if handshake.deflate is not None:
+            deflate = PerMessageDeflate(*handshake.deflate, is_server=False, limits=self.limits)
+        engine = ClientEngine(
+            limits=self.limits,
+            keepalive=self.keepalive,
+            now=trio.current_time(),
+            deflate=deflate,
+        )
         opening = Opening(
             request=Request(head=handshake.request_octets(), scheme=self.url.scheme, remote=remote),
             response=handshake.response,

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from triows._driver import Driver, Sink
+from triows._engine import PerMessageDeflate
 from triows._nursery import unwrapped_nursery
 from triows._options import KeepAlive, Limits
 from triows._reactor import ChannelDriver, ChannelLoop, LoopStatistics, Session
@@ -38,9 +39,11 @@ class Hub:
         """Return a snapshot of the loop."""
         return self._loop.statistics()
 
-    def adopt(self, stream: trio.SocketStream, sink: Sink) -> Driver:
+    def adopt(
+        self, stream: trio.SocketStream, sink: Sink, deflate: PerMessageDeflate | None
+    ) -> Driver:
         """Take the socket out of *stream*, past the opening handshake, and make a driver of it."""
-        return Session(self._loop, stream.socket.detach(), sink)
+        return Session(self._loop, stream.socket.detach(), sink, deflate)
 
 
 @asynccontextmanager

@@ -22,12 +22,18 @@ import trio
 
 from triows._channel import ConnectionBroken
 from triows._driver import Driver, Sink
-from triows._engine import Budget, ServerEngine, ServerHandshake, check_subprotocols
+from triows._engine import (
+    Budget,
+    PerMessageDeflate,
+    ServerEngine,
+    ServerHandshake,
+    check_subprotocols,
+)
 from triows._faultlog import FaultLog, sift
 from triows._hub import Hub, open_hub, why_no_reactor
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening
-from triows._options import KeepAlive, Limits
+from triows._options import Deflate, KeepAlive, Limits
 from triows._patience import PatientListener
 from triows._reactor import NO_LOOP, LoopStatistics
 from triows._spec import CloseCode
@@ -65,11 +71,24 @@ class _Settings:
     subprotocols: Sequence[str]
     limits: Limits
     keepalive: KeepAlive
+    deflate: Deflate | None
     shutdown_grace: float = attrs.field(validator=attrs.validators.ge(0))
 
     def make_handshake(self, *, scheme: str, remote: object) -> ServerHandshake:
         return ServerHandshake(
-            self.limits, self.subprotocols, self.origins, scheme=scheme, remote=remote
+            self.limits,
+            self.subprotocols,
+            self.origins,
+            deflate=self.deflate,
+            scheme=scheme,
+            remote=remote,
+        )
+
+    def make_deflate(self, handshake: ServerHandshake) -> PerMessageDeflate | None:
+        if self.deflate is None or handshake.deflate is None:
+            return None
+        return PerMessageDeflate(
+            self.deflate, handshake.deflate, is_server=True, limits=self.limits
         )
 
 
@@ -271,17 +290,20 @@ class Server:
             local=socket_address(stream, "getsockname"),
             remote=handshake.request.remote,
         )
-        make_driver = partial(self._make_driver, stream)
+        make_driver = partial(self._make_driver, stream, self._settings.make_deflate(handshake))
         return WebSocket(make_driver, limits=self._settings.limits, opening=opening)
 
-    def _make_driver(self, stream: trio.abc.Stream, sink: Sink) -> Driver:
+    def _make_driver(
+        self, stream: trio.abc.Stream, deflate: PerMessageDeflate | None, sink: Sink
+    ) -> Driver:
         if self._hub is not None and isinstance(stream, trio.SocketStream):
-            return self._hub.adopt(stream, sink)
+            return self._hub.adopt(stream, sink, deflate)
         engine = ServerEngine(
             limits=self._settings.limits,
             keepalive=self._settings.keepalive,
             now=trio.current_time(),
             budget=self._budget,
+            deflate=deflate,
         )
         return StreamDriver(stream, engine, sink)
 
@@ -297,6 +319,7 @@ async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
     subprotocols: Sequence[str] = (),
     limits: Limits = Limits(),  # noqa: B008 - frozen
     keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+    deflate: Deflate | None = Deflate(),  # noqa: B008 - frozen
     driver: DriverName = "auto",
     handler_nursery: trio.Nursery | None = None,
     backlog: int | None = None,
@@ -322,6 +345,8 @@ async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
         subprotocols: those that the server speaks, the one it likes best first.
         limits: what a peer may make this side hold or wait for.
         keepalive: when to ping a quiet peer.
+        deflate: how messages are compressed with peers that offer it (RFC 7692); None for
+            not at all.
         driver: "auto" takes the fastest there is; "stream" the one for any stream.
         handler_nursery: where connections run; by default in a nursery of serve's own.
         backlog: of the listening sockets, see `trio.open_tcp_listeners`.
@@ -352,6 +377,7 @@ async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
         subprotocols=subprotocols,
         limits=limits,
         keepalive=keepalive,
+        deflate=deflate,
         driver=driver,
         handler_nursery=handler_nursery,
         shutdown_grace=shutdown_grace,
@@ -368,6 +394,7 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
     subprotocols: Sequence[str] = (),
     limits: Limits = Limits(),  # noqa: B008 - frozen
     keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+    deflate: Deflate | None = Deflate(),  # noqa: B008 - frozen
     driver: DriverName = "auto",
     handler_nursery: trio.Nursery | None = None,
     shutdown_grace: float = 5.0,
@@ -389,6 +416,7 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
             subprotocols=check_subprotocols(subprotocols),
             limits=limits,
             keepalive=keepalive,
+            deflate=deflate,
             shutdown_grace=shutdown_grace,
         )
         await warm_up_in_thread()

@@ -19,6 +19,7 @@ What it promises, and how:
 The parts are in `triows._channel`; what moves the octets is behind `triows._driver`.
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
@@ -28,6 +29,7 @@ from trio.lowlevel import enable_ki_protection
 
 from triows._channel import (
     CloseReason,
+    ConnectionBroken,
     Ending,
     Inbox,
     IncomingMessage,
@@ -36,9 +38,19 @@ from triows._channel import (
     Payload,
     Pings,
 )
-from triows._channel._outbox import BINARY, TEXT, encode
+from triows._channel._outbox import BINARY, TEXT, encode_message
 from triows._driver import Driver, Sink
-from triows._engine import Event, HTTPResponse, Message, Part, Ponged, Request
+from triows._engine import (
+    Deflated,
+    DeflateParameters,
+    Event,
+    HTTPResponse,
+    Message,
+    Part,
+    Ponged,
+    PreparedMessage,
+    Request,
+)
 from triows._options import Limits
 from triows._spec import CloseCode
 
@@ -99,14 +111,19 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     # Sending.
 
     @enable_ki_protection
-    async def send(self, message: Payload) -> None:
+    async def send(
+        self, message: Payload | PreparedMessage, *, compress: bool | None = None
+    ) -> None:
         """Send a message (RFC 6455 §5.6, §6.1).
 
         Waits while `Limits.send_queue_octets` or more are unsent; a message of any
         size enters whole once they are fewer. Senders are served in order.
 
         Args:
-            message: ``str`` is sent as text, anything else as binary.
+            message: ``str`` is sent as text, octets as binary, a `PreparedMessage` as what it
+                was made of.
+            compress: where that was agreed on (RFC 7692): None as `Deflate` says, True and
+                False whatever it says. A `PreparedMessage` has an answer of its own.
 
         Raises:
             TypeError: *message* is neither text nor octets; nothing was sent.
@@ -117,7 +134,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         Cancelling: ``Cancelled`` means that nothing of the message was or will be sent;
         a return, that all of it will be, unless the connection ends first.
         """
-        opcode, payload = encode(message)
+        opcode, payload = encode_message(message, compress)
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._outbox.must_wait:
             await self._outbox.wait()
@@ -125,7 +142,9 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     @enable_ki_protection
-    def send_nowait(self, message: Payload) -> None:
+    def send_nowait(
+        self, message: Payload | PreparedMessage, *, compress: bool | None = None
+    ) -> None:
         """Send a message as `send` does, if that needs no waiting.
 
         Raises:
@@ -133,14 +152,16 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
         And what `send` raises.
         """
-        opcode, payload = encode(message)
+        opcode, payload = encode_message(message, compress)
         if self._outbox.must_wait and self.is_open:
             raise trio.WouldBlock
         self._outbox.queue(opcode, payload)
 
     @asynccontextmanager
     @enable_ki_protection
-    async def open_message(self, *, text: bool) -> AsyncIterator[OutgoingMessage]:
+    async def open_message(
+        self, *, text: bool, compress: bool = True
+    ) -> AsyncIterator[OutgoingMessage]:
         """Send a message in parts, for the time of an ``async with`` block (RFC 6455 §5.4).
 
         The block gets an `OutgoingMessage`; ``await message.send(part)`` sends a part, and
@@ -154,6 +175,8 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         Args:
             text: whether the parts are ``str``, which are sent as one text; otherwise they
                 are octets.
+            compress: whether to compress it, where that was agreed on; a part is sent so that
+                the peer can inflate all of it.
 
         Raises:
             trio.ClosedResourceError: `aclose` was called on this side, before the block or
@@ -166,7 +189,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         """
         outbox = self._outbox
         await outbox.take_floor()
-        message = OutgoingMessage(outbox, TEXT if text else BINARY)
+        message = OutgoingMessage(outbox, TEXT if text else BINARY, compress=compress)
         try:
             yield message
             message.end()
@@ -282,7 +305,8 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         One task that takes many messages at a time saves a scheduling pass for each.
 
         Args:
-            max: how many at the most, 1 or more.
+            max: how many at the most, 1 or more. Fewer come where there are more, once those
+                of them that were compressed have grown by a MiB.
 
         Returns:
             1..max messages, in order.
@@ -301,8 +325,10 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         try:
             await inbox.wait()
             batch = [self._take()]
-            while inbox and len(batch) < max:
-                batch.append(self._take())
+            enough = inbox.inflated + _BATCH_OCTETS
+            with contextlib.suppress(ConnectionBroken):  # the next call raises it
+                while inbox and len(batch) < max and inbox.inflated < enough:
+                    batch.append(self._take())
             return batch
         finally:
             inbox.release()
@@ -436,6 +462,12 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         return self._opening.subprotocol
 
     @property
+    def deflate(self) -> DeflateParameters | None:
+        """How messages are compressed, if both sides agreed to that (RFC 7692 §7.1)."""
+        deflate = self._driver.deflate
+        return None if deflate is None else deflate.parameters
+
+    @property
     def local(self) -> object:
         """This side's address as its socket gives it, or None."""
         return self._opening.local
@@ -498,7 +530,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         """Take what was received; for the driver."""
         inbox = self._inbox
         for event in events:
-            if type(event) is Message or type(event) is Part:
+            if type(event) is Message or type(event) is Part or type(event) is Deflated:
                 inbox.admit(event)
             elif isinstance(event, Ponged):
                 self._pings.answer(event.payload, trio.current_time())
@@ -525,7 +557,8 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         if not self._inbox.items:
             self._ending.raise_ended()
         message = self._inbox.take()
-        assert type(message) is Message  # parts come only to those who asked for them
+        if type(message) is not Message:
+            message = self._inbox.inflate(message)
         return message.payload
 
     def _end_sending(self, code: int, reason: str) -> None:
@@ -542,3 +575,6 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     def _cancel_scopes(self) -> None:
         for scope in self._scopes:
             scope.cancel()
+
+
+_BATCH_OCTETS = 2**20

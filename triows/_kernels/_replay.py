@@ -120,7 +120,8 @@ def replay_send(
     size = found[s.SEND_SIZE]
     start = found[s.SEND_START] - reply_header(size)
     stop = found[s.SEND_START] + size
-    write_header(arena, start, fin | opcode, size, -1)
+    first = fin | found[s.SEND_OPCODE] & s.COMPRESSED | opcode
+    write_header(arena, start, first, size, -1)
     loop[s.FRAMES_OUT] += 1
     if opcode == CLOSE_OPCODE:
         row[s.PHASE] = s.CLOSING
@@ -202,6 +203,8 @@ def replay_row(
         place(loop, region, _PONG, found[s.FIELD_START], found[s.FIELD_SIZE])
     elif answer == ECHO:
         echo(loop, slots, region, event, found, slot)
+    elif answer > s.FAILING:
+        fail(loop, row, region, s.FAILING - answer)
     else:
         fail(loop, row, region, HANDLER_CLOSED if answer == CLOSE else HANDLER_FAILED)
     return 0
@@ -227,7 +230,7 @@ def replay(
             replay_send(loop, slots, region, event, send, current)
             loop[s.SENT] += 1
         answer = found[s.FIELD_ANSWER]
-        is_pythons = answer == s.DELIVER
+        is_pythons = answer in (s.DELIVER, s.INFLATE)
         if is_pythons:
             answer = np.int64(region[answers + i])
         replay_row(loop, slots, region, event, found, answer)

@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 import trio
 
-from triows._engine import Request
+from triows._engine import PerMessageDeflate, Request
 from triows._nursery import unwrapped_nursery
 from triows._reactor._loop import BUDGET, SWEEP_INTERVAL, Loop, LoopStatistics
 from triows._reactor._outbox import Item, Outbox
@@ -55,10 +55,18 @@ class Driver:
         return self._loop.connections + len(self._calls)
 
     def add(
-        self, descriptor: int, leftover: bytes, request: Request | None, remote: Any, session: int
+        self,
+        descriptor: int,
+        leftover: bytes,
+        request: Request | None,
+        remote: Any,
+        session: int,
+        *,
+        deflate: PerMessageDeflate | None = None,
     ) -> None:
         """Hand over an open socket, and what `Loop.add` wants to know of it."""
-        if not self._post(partial(self._add, descriptor, leftover, request, remote, session)):
+        about = (leftover, request, remote, session)
+        if not self._post(partial(self._add, descriptor, *about, deflate=deflate)):
             os.close(descriptor)
 
     @property
@@ -161,12 +169,12 @@ class Driver:
             taken, self._taken = self._taken, deque()
             self._loop.send_all(taken)
 
-    def _add(self, descriptor: int, *rest: Any) -> None:
+    def _add(self, descriptor: int, *about: Any, deflate: PerMessageDeflate | None) -> None:
         if self._is_stopping:
             os.close(descriptor)
             return
         with contextlib.suppress(OSError):  # closed: for its peer, it was the one too many
-            self._loop.add(descriptor, *rest)
+            self._loop.add(descriptor, *about, deflate=deflate)
 
     def _watch(self) -> None:
         self._is_watching = True
