@@ -95,6 +95,7 @@ NEEDED: Final = 2  # octets from NEXT on without which there is nothing to do; 0
 IS_FULL: Final = 3  # 1: the table ran out of rows; call again from NEXT
 
 TEXT_OPCODE: Final = 1
+BINARY_OPCODE: Final = 2
 CLOSE_OPCODE: Final = 8
 RSV1: Final = 4
 
