@@ -1,5 +1,17 @@
 """WebSockets for Trio: structured concurrency above, compiled speed below."""
 
+from triows._broadcast import (
+    BroadcastChannel,
+    BroadcastStatistics,
+    Capacity,
+    Delivery,
+    Lagged,
+    Policy,
+    Subscription,
+    SubscriptionStatistics,
+    TooSlow,
+)
+from triows._broker import Broker, Link, LocalBroker, Position, RoomEnd
 from triows._channel import CloseReason, ConnectionBroken, IncomingMessage, OutgoingMessage
 from triows._client import open_websocket
 from triows._engine import (
@@ -41,6 +53,7 @@ from triows._reactor import (
     handler_fn,
 )
 from triows._reactors import Reactor, ReactorStatistics, open_reactor
+from triows._rooms import Membership, Presence, Rooms
 from triows._sender import Sender
 from triows._server import Server, ServerStatistics, serve, serve_listeners
 from triows._spec import CloseCode, Opcode
@@ -49,6 +62,10 @@ from triows._websocket import WebSocket, WebSocketStatistics
 
 __all__ = [
     "Accept",
+    "BroadcastChannel",
+    "BroadcastStatistics",
+    "Broker",
+    "Capacity",
     "ClientEngine",
     "CloseCode",
     "CloseReason",
@@ -57,6 +74,7 @@ __all__ = [
     "ConnectionBroken",
     "Deflate",
     "DeflateParameters",
+    "Delivery",
     "HTTPResponse",
     "Handler",
     "HandshakeError",
@@ -68,13 +86,20 @@ __all__ = [
     "InputSegment",
     "InvalidHandshake",
     "KeepAlive",
+    "Lagged",
     "Limits",
+    "Link",
+    "LocalBroker",
     "LocalSegment",
     "LoopStatistics",
+    "Membership",
     "Opcode",
     "OutgoingMessage",
     "PerMessageDeflate",
+    "Policy",
+    "Position",
     "PreparedMessage",
+    "Presence",
     "ProtocolError",
     "ProxyError",
     "Reactor",
@@ -82,11 +107,16 @@ __all__ = [
     "RedirectRefused",
     "Request",
     "Response",
+    "RoomEnd",
+    "Rooms",
     "Sender",
     "Server",
     "ServerEngine",
     "ServerStatistics",
     "SessionId",
+    "Subscription",
+    "SubscriptionStatistics",
+    "TooSlow",
     "TriowsError",
     "WebSocket",
     "WebSocketStatistics",
