@@ -64,6 +64,10 @@ def test_every_key_is_four_octets(key):
     stream = naive.mask(bytes(19), key.to_bytes(4, "little"), 2)
     assert octets.tobytes() == b"\0" + stream + b"\0"
 
+    octets[:] = 0
+    unmask_to(octets, 1, 2, 19, np.int64(key))  # as kernels give it
+    assert octets.tobytes() == b"\0" + naive.mask(bytes(19), key.to_bytes(4, "little"), 0) + b"\0"
+
 
 def test_the_example_of_the_rfc():
     """A masked "Hello" is the one that RFC 6455 §5.7 shows."""

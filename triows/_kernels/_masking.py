@@ -64,7 +64,7 @@ def unmask_to(octets: Octets, target: int, start: int, size: int, key: int) -> i
 
     For machines that are `IS_LITTLE`.
     """
-    word: Any = np.uint64(key * 0x1_0000_0001)
+    word: Any = np.uint64(int(key) * 0x1_0000_0001)
     stop = start + size
     while stop - start >= 64:
         xor_64(octets, target, start, word)
