@@ -1,5 +1,6 @@
 """WebSockets for Trio: structured concurrency above, compiled speed below."""
 
+from triows._backoff import Backoff
 from triows._broadcast import (
     BroadcastChannel,
     BroadcastStatistics,
@@ -53,6 +54,7 @@ from triows._reactor import (
     handler_fn,
 )
 from triows._reactors import Reactor, ReactorStatistics, open_reactor
+from triows._reconnecting import Attempt, KeptWebSocket, Reconnecting, reconnecting
 from triows._rooms import Membership, Presence, Rooms
 from triows._sender import Sender
 from triows._server import Server, ServerStatistics, serve, serve_listeners
@@ -62,6 +64,8 @@ from triows._websocket import WebSocket, WebSocketStatistics
 
 __all__ = [
     "Accept",
+    "Attempt",
+    "Backoff",
     "BroadcastChannel",
     "BroadcastStatistics",
     "Broker",
@@ -86,6 +90,7 @@ __all__ = [
     "InputSegment",
     "InvalidHandshake",
     "KeepAlive",
+    "KeptWebSocket",
     "Lagged",
     "Limits",
     "Link",
@@ -104,6 +109,7 @@ __all__ = [
     "ProxyError",
     "Reactor",
     "ReactorStatistics",
+    "Reconnecting",
     "RedirectRefused",
     "Request",
     "Response",
@@ -126,6 +132,7 @@ __all__ = [
     "open_reactor",
     "open_websocket",
     "parse_header",
+    "reconnecting",
     "serve",
     "serve_listeners",
     "unmask",

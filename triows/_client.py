@@ -10,13 +10,11 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from triows._connector import Connector, leave
-from triows._dialing import Dialer
+from triows._connector import CONNECT_TIMEOUT, leave, make_connector
 from triows._engine import USER_AGENT, FieldsLike
 from triows._nursery import unwrapped_nursery
 from triows._options import Deflate, KeepAlive, Limits
 from triows._proxy import ProxySetting
-from triows._url import URL
 from triows._websocket import WebSocket
 
 
@@ -36,7 +34,7 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
     limits: Limits = Limits(),  # noqa: B008 - frozen
     keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
     deflate: Deflate | Sequence[Deflate] | None = Deflate(),  # noqa: B008 - frozen
-    connect_timeout: float = 10.0,
+    connect_timeout: float = CONNECT_TIMEOUT,
 ) -> AsyncIterator[WebSocket]:
     """Connect to a WebSocket server, for the time of an ``async with`` block (RFC 6455 §4.1).
 
@@ -88,24 +86,20 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
     Cancelling, while connecting, drops the connection at once. In the block, the closing
     handshake may still take one second, after which the connection is dropped.
     """
-    dialer = Dialer(
-        proxy=proxy if stream is None else None,
-        proxy_ssl_context=proxy_ssl_context,
-        connect_timeout=connect_timeout,
-        limits=limits,
-    )
-    connector = Connector(
-        url=URL.parse(url),
-        dialer=dialer,
+    connector = make_connector(
+        url,
         ssl_context=ssl_context,
         headers=headers,
         subprotocols=subprotocols,
-        deflate=_offers(deflate),
+        deflate=deflate,
         origin=origin,
         user_agent=user_agent,
+        proxy=proxy if stream is None else None,
+        proxy_ssl_context=proxy_ssl_context,
+        max_redirects=max_redirects,
         limits=limits,
         keepalive=keepalive,
-        max_redirects=max_redirects,
+        connect_timeout=connect_timeout,
     )
     ws, leftover = await connector.open(WebSocket, stream)
     async with unwrapped_nursery() as nursery:
@@ -116,9 +110,3 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
             await leave(ws, error)
             raise
         await ws.aclose()
-
-
-def _offers(deflate: Deflate | Sequence[Deflate] | None) -> tuple[Deflate, ...]:
-    if deflate is None:
-        return ()
-    return (deflate,) if isinstance(deflate, Deflate) else tuple(deflate)

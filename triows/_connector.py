@@ -10,22 +10,24 @@ import os
 import ssl
 from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import attrs
 import trio
 
-from triows._dialing import Dialer, start_tls
+from triows._dialing import Dial, Dialer, start_tls
 from triows._engine import (
     USER_AGENT,
     ClientEngine,
     ClientHandshake,
+    FieldsLike,
     Headers,
     PerMessageDeflate,
     Request,
 )
 from triows._errors import HandshakeRejected, InvalidHandshake, RedirectRefused
 from triows._options import Deflate, KeepAlive, Limits
+from triows._proxy import ProxySetting
 from triows._redirects import is_redirect, redirected
 from triows._spec import CloseCode
 from triows._stream import StreamDriver, socket_address
@@ -36,10 +38,36 @@ from triows._websocket import Opening, WebSocket
 FAREWELL = 1.0
 """Seconds that the closing handshake of a cancelled block may still take."""
 
+CONNECT_TIMEOUT = 10.0
+"""Seconds that looking up a name and connecting may take."""
+
 _ANSWER_SIZE = 16_384
 """Octets of one receive while the server's answer is awaited."""
 
 WebSocketT = TypeVar("WebSocketT", bound=WebSocket)
+
+
+def _offers(deflate: Deflate | Sequence[Deflate] | None) -> tuple[Deflate, ...]:
+    if deflate is None:
+        return ()
+    return (deflate,) if isinstance(deflate, Deflate) else tuple(deflate)
+
+
+class ConnectOptions(TypedDict, total=False):
+    """How a server is connected to; see `open_websocket`."""
+
+    ssl_context: ssl.SSLContext | None
+    headers: FieldsLike
+    subprotocols: Sequence[str]
+    origin: str | None
+    user_agent: str | None
+    max_redirects: int
+    limits: Limits
+    keepalive: KeepAlive
+    deflate: Deflate | Sequence[Deflate] | None
+    proxy: ProxySetting
+    proxy_ssl_context: ssl.SSLContext | None
+    connect_timeout: float
 
 
 @attrs.frozen(kw_only=True)
@@ -55,7 +83,7 @@ class Connector:
     ssl_context: ssl.SSLContext | None = None
     headers: Headers = attrs.field(factory=Headers, converter=Headers)
     subprotocols: Sequence[str] = ()
-    deflate: Sequence[Deflate] = ()
+    deflate: Sequence[Deflate] = attrs.field(default=Deflate(), converter=_offers)
     origin: str | None = None
     user_agent: str | None = USER_AGENT
     limits: Limits = attrs.field(factory=Limits)
@@ -186,6 +214,25 @@ class Connector:
         )
         make_driver = partial(StreamDriver, stream, engine)
         return kind(make_driver, limits=self.limits, opening=opening)
+
+
+def make_connector(
+    url: str, *, dial: Dial | None = None, **options: Unpack[ConnectOptions]
+) -> Connector:
+    """Make what opens connections to *url*, from the arguments of `open_websocket`.
+
+    Raises:
+        ValueError: an argument is malformed.
+    """
+    dialer = Dialer(
+        dial=dial,
+        proxy=options.pop("proxy", True),
+        proxy_ssl_context=options.pop("proxy_ssl_context", None),
+        connect_timeout=options.pop("connect_timeout", CONNECT_TIMEOUT),
+        limits=options.get("limits", Limits()),
+    )
+    settings: Any = options  # without what the dialer has got, which mypy cannot follow
+    return Connector(url=URL.parse(url), dialer=dialer, **settings)
 
 
 async def _shake_hands(stream: trio.abc.Stream, handshake: ClientHandshake) -> None:
