@@ -125,7 +125,7 @@ class Reactor:
         if threads < 0:
             raise ValueError(f"threads is {threads}, not 0 or more")
         if handler is None and compiled is None and deflate is not None:
-            compiled = CompiledHandler(_echo)
+            compiled = _ECHO
         self._handler = handler
         self._compiled = compiled
         self._is_debugging = debug
@@ -610,6 +610,9 @@ class Reactor:
 def _echo(_payload: Any, _opcode: int) -> int:
     """Answer with the message: what a loop does by itself where there is no handler at all."""
     return 1
+
+
+_ECHO: Final = CompiledHandler(_echo)
 
 
 def _refuse(*_: object) -> NoReturn:

@@ -41,7 +41,7 @@ class Sink:
 class Bench:
     """A loop with one session, and its peer."""
 
-    def __init__(self, limits=None, keepalive=None, leftover=b""):
+    def __init__(self, limits=None, keepalive=None, leftover=b"", deflate=None):
         self.loop = ChannelLoop(limits or triows.Limits(), keepalive or triows.KeepAlive())
         self.loop.bell = lambda: None
         self.peer, theirs = socket.socketpair()
@@ -49,7 +49,7 @@ class Bench:
         theirs.setblocking(False)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         self.sink = Sink()
-        self.session = Session(self.loop, theirs.detach(), self.sink)
+        self.session = Session(self.loop, theirs.detach(), self.sink, deflate)
         assert self.session._enter(leftover)
 
     def turn(self, times=4):

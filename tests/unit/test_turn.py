@@ -29,7 +29,7 @@ class Pair:
         """The loop that is tested."""
         return Loop(handler, limits, keepalive)
 
-    def connect(self, leftover=b"", *, buffer=None):
+    def connect(self, leftover=b"", *, buffer=None, **about):
         """A client whose connection the loop has taken over."""
         ours, theirs = socket.socketpair()
         self.clients.append(ours)
@@ -37,7 +37,7 @@ class Pair:
         theirs.setblocking(False)
         if buffer:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-        self.loop.add(theirs.detach(), leftover, session=len(self.clients))
+        self.loop.add(theirs.detach(), leftover, session=len(self.clients), **about)
         return ours
 
     def turn(self, times=3):

@@ -56,8 +56,8 @@ def add_command(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--deflate", action=argparse.BooleanOptionalAction,
-        help="compress messages with clients that offer it (default: with the channel and batch "
-        "APIs)",
+        help="compress every message with clients that offer it, or none (default: with the "
+        "channel and batch APIs, those that are worth it)",
     )  # fmt: skip
     parser.add_argument("--certfile", help="PEM certificate chain: serve wss://")
     parser.add_argument("--keyfile", help="PEM private key, if it is not in CERTFILE")
@@ -130,7 +130,7 @@ async def _serve(args: argparse.Namespace, context: ssl.SSLContext | None) -> No
         limits = Limits(max_message=args.max_message)
         if args.api in REACTOR_APIS:
             handler = compiled_echo if args.api == "compiled" else handler_fn(callback_echo)
-            deflate = Deflate() if args.deflate else None
+            deflate = Deflate(threshold=0) if args.deflate else None
             reactor = Reactor(handler, threads=args.threads, limits=limits, deflate=deflate)
             announcement = _Announcement("ws")
             await reactor.run_echo(args.port, host=args.host, task_status=announcement)
@@ -141,10 +141,13 @@ async def _serve(args: argparse.Namespace, context: ssl.SSLContext | None) -> No
             host=args.host,
             ssl_context=context,
             limits=limits,
-            deflate=None if args.deflate is False else Deflate(),
+            deflate=_CHANNEL_DEFLATE[args.deflate],
             driver=args.driver,
             task_status=_Announcement("wss" if context else "ws"),
         )
+
+
+_CHANNEL_DEFLATE = {True: Deflate(threshold=0), None: Deflate(), False: None}
 
 
 @contextlib.contextmanager
