@@ -69,7 +69,8 @@ def end(loop: Integers, slots: Integers, event: Words, slot: int) -> int:
     row[s.SESSION] = 0
     row[s.PHASE] = s.FREE
     row[s.GENERATION] = (row[s.GENERATION] + 1) & 0x7FFF_FFFF
-    if loop[s.COLLECTS]:  # free only when Python has taken note of it
+    if loop[s.COLLECTS] or row[s.MEMBERSHIPS] > 0:  # free only when Python has taken note of it
+        loop[s.HAS_NEWS] |= row[s.MEMBERSHIPS] > 0
         row[s.NEXT_FREE] = loop[s.GONE]
         loop[s.GONE] = slot
     else:
