@@ -448,7 +448,8 @@ def test_blocks_that_no_callback_was_called_for_are_freed(monkeypatch, blocks):
     with pytest.raises(StopError):
         pair.turn()
     with pytest.raises(StopError):
-        pair.close()
+        pair.loop.close()
+    pair.close()
 
     assert len(pair.handler.messages) == 2
     assert blocks == set()
