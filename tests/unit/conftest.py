@@ -6,10 +6,15 @@ under a virtual clock that jumps whenever every task waits.
 """
 
 import contextlib
+import os
+import shutil
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -20,11 +25,29 @@ import trio.testing
 from tests.conformance.peer import CLOSE, PING, TEXT, Frame, Peer, build_frame, xor
 from tests.conformance.transports import open_pair, run_in_virtual_time
 from triows import ClientEngine, KeepAlive, Limits, Request, ServerEngine, WebSocket
+from triows._kernels import cache_directory
 from triows._options import NO_KEEPALIVE
 from triows._stream import StreamDriver
 from triows._websocket import Opening
 
 REQUEST = Request(head=b"", scheme="ws", remote=None, is_upgrade=True)
+
+
+@pytest.fixture(scope="session")
+def cold_start(warm: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A cache that ``triows warmup --clear`` has filled anew, and what that printed."""
+    root = tmp_path_factory.mktemp("cold_start")
+    full = cache_directory()
+    assert full is not None
+    shutil.copytree(full, root / full.name)
+    output = subprocess.check_output(
+        [sys.executable, "-m", "triows", "warmup", "--clear"],
+        env={**os.environ, "TRIOWS_CACHE_DIR": str(root)},
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+    )
+    return root, output
 
 
 class ServingPeer(Peer):
