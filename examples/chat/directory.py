@@ -15,6 +15,16 @@ import triows
 from chat.forms import FORMS, PROGRAM, Form
 from chat.protocol import RULES, Event, Refused, clean_name
 
+PATIENCE: Final = 200
+"""Messages that may wait for a member that does not read them."""
+
+SPARE: Final = 2 * PATIENCE
+"""Messages that a room remembers beyond those that newcomers are shown: who is let go for being
+slow, or has lost its connection, is that far behind when it comes back, and misses nothing."""
+
+MOST_ROOMS: Final = 1_000
+"""Rooms at a time, and so many times what a room remembers is what all of them hold."""
+
 IDLE_ROOMS: Final = 100
 """Empty rooms whose history is kept, those left last."""
 
@@ -37,9 +47,9 @@ class Room:
     _ids: deque[str] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.said = {form: triows.BroadcastChannel(self.history) for form in FORMS}
+        self.said = {form: triows.BroadcastChannel(self.history + SPARE) for form in FORMS}
         self.signs = {form: triows.BroadcastChannel() for form in FORMS}
-        self._ids = deque(maxlen=self.history + 1)
+        self._ids = deque(maxlen=self.history + SPARE)
 
     @property
     def number(self) -> int:
@@ -67,14 +77,6 @@ class Room:
     def sign(self, kind: str, **fields: str) -> None:
         """Publish what is true for the moment."""
         _publish({"type": kind, "room": self.name, **fields}, self.signs)
-
-    @property
-    def patience(self) -> int:
-        """How many messages may wait for a member; fewer than the history has.
-
-        So who is let go for being slower than that finds all of them when it comes back.
-        """
-        return max(20, self.history // 2)
 
 
 def _publish(event: Event, channels: dict[Form, triows.BroadcastChannel[str]]) -> None:
@@ -172,11 +174,15 @@ class Directory:
         """Return a room; where there is none of that name, what would be one.
 
         Raises:
-            Refused: the name is none.
+            Refused: the name is none, or there are rooms enough.
         """
         key = clean_name(name, RULES.room).casefold()
-        known = self._rooms if key in self._rooms else self._idle
-        return known[key] if key in known else Room(key, self._history)
+        for known in (self._rooms, self._idle):
+            if key in known:
+                return known[key]
+        if len(self._rooms) >= MOST_ROOMS:
+            raise Refused("room", "there are rooms enough; join one of them")
+        return Room(key, self._history)
 
     def take_up(self, room: Room) -> None:
         """Have a room that someone comes into."""

@@ -7,7 +7,7 @@ from typing import Final
 import trio
 
 import triows
-from chat.directory import Directory, Room
+from chat.directory import PATIENCE, SPARE, Directory, Room
 from chat.forms import PERSON, PROGRAM
 from chat.pace import Pace
 from chat.protocol import RULES, SUBPROTOCOL, Event, Refused, clean_text, decode, read_line
@@ -142,8 +142,9 @@ class Member:
             except trio.WouldBlock:  # until what was sent before has been read
                 await trio.sleep(0.05)
         after = event.get("after") if event.get("log") == room.log else None
-        is_known = after is not None and 0 <= after <= room.number
-        await self._listen(room, after if is_known else None)
+        if after is None or not 0 <= after <= room.number:
+            after = max(0, room.number - room.history)
+        await self._listen(room, after)
 
     def _appear(self, room: Room) -> None:
         """Be listed in a room, and told who is there, now and from now on.
@@ -160,27 +161,28 @@ class Member:
         attachment = room.signs[self.form].attach(self.ws, triows.Policy.DROP_NEWEST)
         self.rooms[room].append(attachment)
 
-    async def _listen(self, room: Room, after: int | None) -> None:
-        """Be sent what was said behind message *after*, or what is remembered, and all to come.
+    async def _listen(self, room: Room, after: int) -> None:
+        """Be sent what was said behind message *after*, and everything that will be.
 
         What there is, is sent as fast as it is read, and only so fast. Then the connection
         is attached, with no chance for a message to be said in between.
         """
         channel, form = room.said[self.form], self.form
-        lossy = triows.Policy.DROP_OLDEST
-        async with channel.subscribe(lossy, room.history or 1, after=after) as missed:
+        lossy, room_for = triows.Policy.DROP_OLDEST, room.history + SPARE
+        async with channel.subscribe(lossy, room_for, after=after) as missed:
             while missed.statistics().unread_items:
                 with contextlib.suppress(triows.Lagged):  # programs see it by the numbers
                     await self.ws.send(missed.receive_nowait())
             if room in self.rooms:  # else this member has been sent away meanwhile
-                attachment = channel.attach(
-                    self.ws,
-                    form.policy,
-                    room.patience,
-                    after=channel.number,
-                    lagged=form.tell_of_gap,
-                )
-                self.rooms[room].append(attachment)
+                self.rooms[room] += [
+                    channel.attach(
+                        self.ws,
+                        form.policy,
+                        PATIENCE,
+                        after=channel.number,
+                        lagged=form.tell_of_gap,
+                    )
+                ]
 
     def leave(self, room: Room) -> None:
         """Be in a room no longer."""

@@ -533,17 +533,17 @@ async def read_to_the_end(program: Program) -> list[dict[str, Any]]:
 
 async def test_a_program_that_does_not_read_is_let_go_and_loses_nothing(autojump_clock):
     """It is closed with 1013; back again, it gets what it missed, from where it was."""
-    directory = Directory(history=1_000)
+    directory = Directory(history=10)
     async with present(directory, "bob", "lobby") as bob:
-        flood(directory, 700)
+        flood(directory, 450)
         messages = await read_to_the_end(bob)
         assert bob.ws.close_reason.code == 1013
         assert 0 < len(messages) < 200
     async with present(directory, "bob") as bob:
         await bob.join("lobby", log=messages[-1]["log"], after=messages[-1]["seq"])
-        while len(messages) < 700:
+        while len(messages) < 450:
             messages.append(await bob.hear("message"))
-    assert [int(message["text"].split()[0]) for message in messages] == list(range(700))
+    assert [int(message["text"].split()[0]) for message in messages] == list(range(450))
 
 
 async def test_a_person_who_does_not_read_misses_lines_and_is_told(directory, autojump_clock):
