@@ -6,6 +6,7 @@ The parts are in `chat`, beside this file.
 import argparse
 import signal
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -13,7 +14,7 @@ import triows
 from chat import LARGEST, SUBPROTOCOL, Directory, Front, log_as_json, serve_member
 
 
-async def run(directory: Directory, host: str, port: int) -> None:
+async def run(directory: Directory, host: str, port: int, **options: Any) -> None:
     serve = partial(
         triows.serve,
         partial(serve_member, directory),
@@ -22,6 +23,7 @@ async def run(directory: Directory, host: str, port: int) -> None:
         on_request=Front(),
         subprotocols=[SUBPROTOCOL],
         limits=triows.Limits(max_message=LARGEST, receive_queue_messages=32),
+        **options,
     )
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -45,9 +47,11 @@ def main() -> None:
     parser.add_argument(
         "--max-clients", type=int, default=10_000, help="at the same time (%(default)s)"
     )
+    parser.add_argument("--driver", default="auto", help="auto, reactor or stream (%(default)s)")
     args = parser.parse_args()
     log_as_json()
-    trio.run(run, Directory(args.history, args.max_clients), args.host, args.port)
+    directory = Directory(args.history, args.max_clients)
+    trio.run(partial(run, directory, args.host, args.port, driver=args.driver))
 
 
 if __name__ == "__main__":

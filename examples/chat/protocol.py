@@ -143,7 +143,11 @@ def clean_text(text: str) -> str:
     Raises:
         Refused: nothing remains, or too much.
     """
-    shown = "".join(one for one in text if one in "\n\t" or unicodedata.category(one) not in UNFIT)
+    shown = text
+    if not text.isprintable():  # most are, and need not be looked through one by one
+        shown = "".join(
+            one for one in text if one in "\n\t" or unicodedata.category(one) not in UNFIT
+        )
     shown = shown.strip()
     if not shown:
         raise Refused("text", "there is nothing to say in that")
