@@ -119,7 +119,8 @@ PENDING_STOP: Final = 189  # 0 for none
 GONE: Final = 190  # the last slot that ended and is not free again, or -1; NEXT_FREE follows
 DIRTY: Final = 191  # 1 + the last slot with a queue to flush when all is replayed, or -1
 DROPPED: Final = 192  # sends to connections that are closed or closing
-REGISTERS: Final = 193
+COMPRESSED_MOST: Final = 193  # octets of one receive from a peer that may compress
+REGISTERS: Final = 194
 
 # Then its rows, int64 (ROW_FIELDS,) each, which `collect` writes.
 ROWS: Final = 200
@@ -170,9 +171,9 @@ HEADROOM: Final = 160
 RECEIVE_SIZE: Final = 65_536
 """Octets of one receive."""
 
-COMPRESSED_SIZE: Final = 4_096
-"""Octets of one receive from a peer that may compress: what Python has to inflate of it in one
-turn is no more than a thousand times as much."""
+INFLATED_SIZE: Final = 4_096
+"""Octets of one receive from a peer that may compress, of a loop that inflates as it goes: what
+there is to inflate of it in one turn is a thousand times as much at the most."""
 
 SCRATCH: Final = 256
 """Octets behind the headroom that a loop that collects receives nothing into."""
