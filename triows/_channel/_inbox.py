@@ -193,10 +193,16 @@ class Inbox:
         self._driver.fail(error)
         self.clear()
 
-    def skip_message(self) -> None:
-        """Throw away the rest of the message that comes in parts, here and to come."""
+    def skip_message(self, *, is_all_taken: bool) -> None:
+        """Throw away the rest of the message that comes in parts, here and to come.
+
+        Args:
+            is_all_taken: its last item was taken, but has not been inflated to its end.
+        """
         if self._driver.deflate is not None:
             self._skip(None)
+        if is_all_taken:
+            return
         while self.items:
             item = self.take()
             self._skip(item)

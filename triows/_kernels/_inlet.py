@@ -324,7 +324,7 @@ def receive_octets(
     row = slots[slot]
     begin = loop[s.RECEIVE_AT]
     carried = restore(row, region, begin)
-    size = s.COMPRESSED_SIZE if row[ALLOWED_RSV] else s.RECEIVE_SIZE
+    size = loop[s.COMPRESSED_MOST] if row[ALLOWED_RSV] else s.RECEIVE_SIZE
     count = receive(row[s.DESCRIPTOR], region, begin, size)
     judged = note_receive(loop, row, count)
     if judged <= 0 or row[s.PHASE] == s.LINGERING or row[s.PHASE] == s.FAILED:

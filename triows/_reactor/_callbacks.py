@@ -16,6 +16,10 @@ changes no payload that is still to be handled. A turn's callbacks may take long
 the budget: the rest of the rows wait, while others run, and no further turn is taken
 before they are done.
 
+**What came compressed** is inflated when its row's turn comes, into memory of its own, and
+what is sent is compressed at once, in the order in which it is sent. Of a peer that may
+compress little is received at a time, and the clock is looked at after each message.
+
 **The end of a connection.** The kernel lists the slots that have ended, and gives none
 of them to another connection before this module has taken note. ``on_close`` comes with
 the peer's Close, in order with its messages, or else with the slot's end.
@@ -106,6 +110,7 @@ class CallbackLoop(Loop):
         debug: bool = False,
     ) -> None:
         super().__init__(compiled, limits, keepalive, collects=True)
+        self._words[s.COMPRESSED_MOST] = s.INFLATED_SIZE
         self._handler = handler
         self._report = report
         self._is_debugging = debug

@@ -162,6 +162,7 @@ class Loop:
         registers[s.FREE_SLOT] = registers[s.GONE] = -1
         registers[s.DIRTY] = registers[s.UNSENT_TOPIC] = registers[s.THIRSTY] = -1
         registers[s.RECEIVE_AT] = s.HEADROOM + s.SCRATCH * registers[s.COLLECTS]
+        registers[s.COMPRESSED_MOST] = s.RECEIVE_SIZE
         registers[s.SEND_LIMIT] = limits.max_unsent
         registers[s.BUDGET] = _nanoseconds(BUDGET)
         registers[s.SWEEP_INTERVAL] = _nanoseconds(SWEEP_INTERVAL)
