@@ -33,5 +33,6 @@ from triows._broadcast._policies import Delivery as Delivery
 from triows._broadcast._policies import Lagged as Lagged
 from triows._broadcast._policies import Policy as Policy
 from triows._broadcast._policies import TooSlow as TooSlow
+from triows._broadcast._publisher import Publisher as Publisher
 from triows._broadcast._subscription import Subscription as Subscription
 from triows._broadcast._subscription import SubscriptionStatistics as SubscriptionStatistics

@@ -13,9 +13,11 @@ from trio.lowlevel import enable_ki_protection
 from triows._broadcast._attachment import Attachment, Target
 from triows._broadcast._backlog import CUT_OFF, Entry
 from triows._broadcast._policies import Capacity, Delivery, Policy, octets_of
+from triows._broadcast._publisher import Publisher
 from triows._broadcast._seat import Place, Tell
 from triows._broadcast._stage import Audience, Troupe
 from triows._broadcast._subscription import Subscription
+from triows._nursery import unwrapped_nursery
 
 T = TypeVar("T")
 
@@ -73,7 +75,8 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         self._members: dict[Any, Callable[[Entry], int]] = {}
         self._blocking: dict[Member, None] = {}
         self._troupe = Troupe(self._relay, self.make_room)
-        self._has_attached = False
+        self._has_attached = self._has_compiled = False
+        self._waited_for: set[Attachment] = set()
         self._is_closed = False
         self._turn = trio.Lock()
         self._room = trio.lowlevel.ParkingLot()
@@ -88,7 +91,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
     async def subscribe(
         self,
         policy: Policy = Policy.BLOCK,
-        capacity: int | Capacity = Capacity(),  # noqa: B008 - frozen
+        capacity: int | Capacity = 256,
         *,
         after: int | None = None,
     ) -> AsyncIterator[Subscription[T]]:
@@ -105,13 +108,15 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
 
         Raises:
             trio.ClosedResourceError: the channel was closed.
-            ValueError: *capacity* is less than an item.
+            ValueError: *capacity* is less than an item; or *policy* is ``Policy.BLOCK``, and
+                compiled handlers publish here, which cannot wait.
 
         Cancelling, on entering: there was no subscription.
         """
         capacity = _as_capacity(capacity)
         await trio.lowlevel.checkpoint()
         self._check_open()
+        self._check_compiled(policy, publishes=False)
         subscription: Subscription[T] = Subscription(self, policy, capacity)
         self._replay(subscription, after)
         if not subscription.is_cut_off:
@@ -165,12 +170,24 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
                 cannot wait for subscribers under ``Policy.BLOCK``.
         """
         self._check_open()
+        self._check_compiled(policy, publishes=publishes)
         attachment = Attachment(self, policy, on_detach)
         place = Place(policy, _as_capacity(capacity), lagged, self.make_room, attachment.end)
         self._has_attached = True
         history = tuple(one for one in self._history if after is None or one.number > after)
         attachment.begin(target, place, history, publishes=publishes)
+        self._has_compiled |= publishes
+        if policy.name == Policy.BLOCK.name and attachment.is_attached:
+            self._waited_for.add(attachment)
         return attachment
+
+    def _check_compiled(self, policy: Policy, *, publishes: bool) -> None:
+        """Refuse to have compiled handlers publish to those that have to be waited for."""
+        is_blocking = policy.name == Policy.BLOCK.name
+        if (is_blocking and (self._has_compiled or publishes)) or (
+            publishes and (self._blocking or self._waited_for)
+        ):
+            raise ValueError("a compiled handler cannot wait for subscribers under Policy.BLOCK")
 
     def _replay(self, subscription: Subscription[Any], after: int | None) -> None:
         """Give a subscription the end of the history that it has room for.
@@ -244,6 +261,31 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
             delivery = self._deliver(entry)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return delivery
+
+    @asynccontextmanager
+    async def open_publisher(self, capacity: int = 1_024) -> AsyncIterator[Publisher[T]]:
+        """Publish from other threads, for the time of an ``async with`` block.
+
+        The block gets a `Publisher`. Leaving it waits until all that threads have published
+        has been, as `publish` does.
+
+        Args:
+            capacity: items that threads may be ahead by.
+
+        Raises:
+            ValueError: *capacity* is less than 1.
+
+        Cancelling: what threads have published and was not yet is thrown away.
+        """
+        if capacity < 1:
+            raise ValueError(f"the capacity is 1 item or more, not {capacity}")
+        publisher: Publisher[T] = Publisher(capacity)
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(publisher.run, self.publish)
+            try:
+                yield publisher
+            finally:
+                publisher.close()
 
     def has_room(self, item: T) -> bool:
         """Say whether every subscriber under ``Policy.BLOCK`` has room for an item."""
@@ -420,7 +462,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
 
     def make_place(self) -> Place:
         """Make the place of a reactor's connection that is attached without being asked."""
-        self._has_attached = True
+        self._has_attached = self._has_compiled = True
         return Place(Policy.DISCONNECT, ATTACHED, None, self.make_room, self.make_room)
 
     def admit(self, attachment: Attachment) -> None:
@@ -429,6 +471,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
 
     def expel(self, attachment: Attachment) -> None:
         """Publish to an attachment by itself no more; publishers look whether that makes room."""
+        self._waited_for.discard(attachment)
         self.remove(attachment)
         self.make_room()
 

@@ -63,7 +63,8 @@ class Outpost:
         self._thread = thread
         self._token = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[Entry | _Order] = deque()
+        self._leaving: deque[Place] = deque()
         self._octets = 0
         self._is_full = self._is_heard = False
         self.counts = Counts()
@@ -80,13 +81,20 @@ class Outpost:
     def publish(self, entry: Entry) -> tuple[int, int]:
         """Have the loop give its members an entry; what they lose by that is counted there."""
         entry.prepared  # noqa: B018 - made here, once
+        self._append(entry, entry.size)
+        return 0, 0
+
+    def order(self, call: Callable[[], None]) -> None:
+        """Have something done in the loop's thread, in its place among what is published."""
+        self._append(_Order(call), 0)
+
+    def _append(self, entry: "Entry | _Order", size: int) -> None:
         with self._lock:
             is_first = not self._entries
             self._entries.append(entry)
-            self._octets += entry.size
+            self._octets += size
         if is_first:
             self._thread.post(self._take)
-        return 0, 0
 
     def has_room(self, size: int) -> bool:
         """Say whether the loop has taken enough of what was published before."""
@@ -99,7 +107,7 @@ class Outpost:
 
     def skip(self, count: int) -> None:
         """See `Topic.skip`."""
-        self._thread.post(partial(self._skip, count))
+        self.order(partial(self._skip, count))
 
     def hear(self, *, is_heard: bool) -> None:
         """See `Topic.hear`."""
@@ -111,7 +119,9 @@ class Outpost:
 
     def leave(self, place: Place) -> None:
         """Let a member go."""
-        self._thread.post(partial(self._leave, place))
+        self._leaving.append(place)
+        self.order(self._leave_next)
+        self._thread.post(self._take)  # others may be waited for because of it
 
     def adopt(self, place: Place) -> None:
         """Make a place one of the loop's thread; what it tells is told in Trio's."""
@@ -170,22 +180,31 @@ class Outpost:
     def _take(self) -> None:
         """Give the members what there is, as long as none has to be waited for."""
         while True:
-            topic = self._topic
             with self._lock:
                 if not self._entries:
                     break
                 entry = self._entries[0]
-            if topic is not None and not topic.has_room(entry.size):
+            if isinstance(entry, Entry) and not self._has_room(entry.size):
                 return  # `_take_more` will come
             with self._lock:
                 self._entries.popleft()
                 self._octets -= entry.size
-            if topic is not None:
-                topic.publish(entry)
+            if isinstance(entry, _Order):
+                entry.call()
+            elif self._topic is not None:
+                self._topic.publish(entry)
         with self._lock:
             is_full, self._is_full = self._is_full, False
         if is_full:
             self._hop(self._troupe.make_room)
+
+    def _has_room(self, size: int) -> bool:
+        """Say whether no member has to be waited for, who is not about to leave."""
+        while self._topic is not None and not self._topic.has_room(size):
+            if not self._leaving:
+                return False
+            self._leave_next()
+        return True
 
     def _skip(self, count: int) -> None:
         if self._topic is not None:
@@ -195,7 +214,18 @@ class Outpost:
         if self._topic is not None:
             self._topic.hear(is_heard=self._is_heard)
 
-    def _leave(self, place: Place) -> None:
-        member = self._members.pop(place, None)
-        if member is not None:
-            self._thread.fan.leave(member)
+    def _leave_next(self) -> None:
+        if self._leaving:
+            member = self._members.pop(self._leaving.popleft(), None)
+            if member is not None:
+                self._thread.fan.leave(member)
+
+
+class _Order:
+    """Something that is to be done, among the entries."""
+
+    __slots__ = ("call",)
+    size = 0
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call

@@ -25,6 +25,11 @@ class Block:
         _free(self._handle)
 
 
+def octets_at(address: int, size: int) -> bytes:
+    """Copy so many octets of a block."""
+    return ctypes.string_at(address, size)
+
+
 def free(handle: int) -> None:
     """Free a block; nothing for 0."""
     _free(handle)

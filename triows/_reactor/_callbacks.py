@@ -48,7 +48,7 @@ from triows._engine import (
 from triows._engine._base import parse_close
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
-from triows._reactor._blocks import Block
+from triows._reactor._blocks import Block, octets_at
 from triows._reactor._handlers import CLOSED, CLOSING, FAILED, OPEN, Connection, Handler
 from triows._reactor._loop import BUDGET, LAST, Loop, Octets, Sendable, plain
 from triows._reactor._topics import Home, Seat
@@ -473,6 +473,11 @@ class CallbackLoop(Loop):
             view = Block(handle, start, size).view() if handle else self._octets[start:][:size]
             self._call_inflated(conn, opcode, view)
             return True
+        if asked == s.PUBLISH and conn._phase == OPEN:  # here, to keep its place among the others
+            payload = octets_at(handle + start, size) if handle else self._octets[start:][:size]
+            is_done = self.fan.publish_for(slot, opcode, bytes(payload))
+            self._words[at + s.FIELD_ANSWER] = s.NOTICE if is_done else s.FAILED_IN_PYTHON
+            asked = self._words[at + s.FIELD_ANSWER]
         if asked == kernels.CLOSE:
             conn._phase = max(conn._phase, CLOSING)
         elif asked in (s.ENDED, s.FAILED_IN_PYTHON):

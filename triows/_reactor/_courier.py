@@ -260,7 +260,7 @@ class CourierDriver(ThreadDriver):
             return None
         outpost = stage.outpost_in(self)
         outpost.adopt(seat)
-        self.post(partial(self._join, conn, outpost, seat, list(greeting), publishes=publishes))
+        outpost.order(partial(self._join, conn, outpost, seat, list(greeting), publishes=publishes))
         return partial(outpost.leave, seat)
 
     def _join(

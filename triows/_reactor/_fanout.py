@@ -37,6 +37,7 @@ class Fan:
         self._free = list(reversed(range(len(self._table))))
         self._members: dict[int, list[Member]] = {}
         self._bound: dict[Topic, int] = {}
+        self._by_index: dict[int, Topic] = {}
         self.noted: list[Topic] = []
         """Topics with a batch to be sent."""
         self._batched: list[Topic] = []
@@ -55,17 +56,21 @@ class Fan:
             index = self._free.pop()
             topic = self._topics[stage] = Topic(self, index, stage)
             self._table[index] = 0
+            self._by_index[index] = topic
             topic.move(self._view(index))
             stage.open(topic)
         return topic
 
-    def close_topic(self, topic: Topic) -> None:
-        """Forget a topic that has no members."""
+    def _close_if_idle(self, topic: Topic) -> None:
+        """Forget a topic that has no members, and none who publish there."""
+        if len(topic) or self._bound.get(topic):
+            return
+        self._bound.pop(topic, None)
         if topic in self.noted:
             self.noted.remove(topic)
         topic.close()
         topic.stage.close(topic)
-        del self._topics[topic.stage]
+        del self._topics[topic.stage], self._by_index[topic.index]
         self._free.append(topic.index)
 
     def _view(self, index: int) -> memoryview:
@@ -112,6 +117,8 @@ class Fan:
         """Let a member go, if it has not gone: it is sent what was published before."""
         if member in self._members.get(member.slot, ()):
             self._send_unsent(member)
+            if self._loop._slots[member.slot, s.BOUND] == member.topic.index + 1:
+                self._unbind(member.slot)
             self._remove(member)
 
     def _remove(self, member: Member) -> None:
@@ -125,17 +132,25 @@ class Fan:
         row = self._loop._slots[member.slot]
         row[s.MEMBERSHIPS] -= 1
         row[s.SLOW] -= member.index < 0
-        if row[s.BOUND] == topic.index + 1:
-            row[s.BOUND] = 0
-            self._bound[topic] -= 1
         topic.remove(member)
         member.seat.end()
-        if not len(topic) and not self._bound.get(topic):
-            self._bound.pop(topic, None)
-            self.close_topic(topic)
+        self._close_if_idle(topic)
+
+    def _unbind(self, slot: int) -> None:
+        row = self._loop._slots[slot]
+        topic = self._by_index[int(row[s.BOUND]) - 1]
+        row[s.BOUND] = 0
+        self._bound[topic] -= 1
+        self._close_if_idle(topic)
+
+    def release(self, slot: int) -> None:
+        """Let a connection go whose slot will be another's."""
+        self.forget(slot)
+        if self._loop._slots[slot, s.BOUND]:
+            self._unbind(slot)
 
     def forget(self, slot: int) -> None:
-        """Let a connection go that has ended."""
+        """Let a connection go that ends; what it has published is still given out."""
         for member in self._members.get(slot, [])[:]:
             self._remove(member)
 
@@ -265,8 +280,9 @@ class Fan:
 
     def close(self) -> None:
         """Let everyone go: the loop has ended."""
-        for slot in list(self._members):
-            self.forget(slot)
+        used = self._loop._words[s.USED_SLOTS]
+        for slot in {*self._members, *np.flatnonzero(self._loop._slots[:used, s.BOUND]).tolist()}:
+            self.release(slot)
 
 
 def _address_of(octets: bytes) -> int:

@@ -329,7 +329,7 @@ class Loop:
 
     def _release_slot(self, slot: int) -> None:
         """Let a slot that has ended be another connection's."""
-        self.fan.forget(slot)
+        self.fan.release(slot)
         self._slots[slot, s.NEXT_FREE] = self._words[s.FREE_SLOT]
         self._words[s.FREE_SLOT] = slot
 
