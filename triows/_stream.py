@@ -114,6 +114,13 @@ class StreamDriver:
         self._engine.send(opcode, payload)
         self.flush()
 
+    def offer(self, opcode: int, payload: bytes, mark: int) -> bool:
+        """Queue a message if that needs no waiting."""
+        if not self.is_open or self._engine.outbound.size >= mark:
+            return False
+        self.send(opcode, payload)
+        return True
+
     def send_part(self, opcode: int, payload: bytes, *, is_last: bool) -> None:
         """Queue a part of a message."""
         self._engine.send_part(opcode, payload, is_last=is_last)

@@ -93,6 +93,8 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         self._inbox = Inbox(driver, limits, self._ending)
         self._outbox = Outbox(driver, limits.send_queue_octets, self._ending)
         self._pings = Pings()
+        self.take_message = self._inbox.take_message
+        """Takes a message that was received; for the driver."""
         self._scopes: tuple[trio.CancelScope, ...] = ()
         self._ended = trio.Event()
 
@@ -119,9 +121,11 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         """
         opcode, payload = encode(message)
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._outbox.must_wait:
-            await self._outbox.wait()
-        self._outbox.queue(opcode, payload)
+        outbox = self._outbox
+        if not outbox.offer(opcode, payload):
+            if outbox.must_wait:
+                await outbox.wait()
+            outbox.queue(opcode, payload)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     @enable_ki_protection
@@ -134,9 +138,11 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         And what `send` raises.
         """
         opcode, payload = encode(message)
-        if self._outbox.must_wait and self.is_open:
-            raise trio.WouldBlock
-        self._outbox.queue(opcode, payload)
+        outbox = self._outbox
+        if not outbox.offer(opcode, payload):
+            if outbox.must_wait and self.is_open:
+                raise trio.WouldBlock
+            outbox.queue(opcode, payload)
 
     @asynccontextmanager
     @enable_ki_protection
@@ -231,26 +237,24 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         inbox = self._inbox
         inbox.reserve()
         try:
-            if inbox.must_wait:
-                await trio.lowlevel.checkpoint_if_cancelled()
-                await inbox.sleep()
-            else:
-                await trio.lowlevel.checkpoint()
+            await inbox.wait()
             return self._take()
         finally:
-            inbox.is_reserved = False
+            inbox.release()
 
     @enable_ki_protection
     async def __anext__(self) -> str | bytes:
-        """Do what `receive` does, which see, without a call: for ``async for``."""
+        """Do what `receive` does, which see, nearly without a call: for ``async for``."""
         inbox = self._inbox
-        inbox.reserve()
+        if inbox.is_reserved:
+            inbox.reserve()  # which raises
+        inbox.is_reserved = True
         try:
-            if inbox.must_wait:
-                await trio.lowlevel.checkpoint_if_cancelled()
-                await inbox.sleep()
-            else:
+            if inbox.items or not self._ending.may_hear_more:
                 await trio.lowlevel.checkpoint()
+            else:
+                inbox.sleeper = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(inbox.forget_sleeper)
             return self._take()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
@@ -362,6 +366,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         if not self._ending.is_closed_here:
             self._driver.close(code, reason)
             self._ending.is_closed_here = True
+            self._ending.look()
             self._inbox.clear()
             self._wake_everyone()
         try:
@@ -503,6 +508,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             elif isinstance(event, Ponged):
                 self._pings.answer(event.payload, trio.current_time())
             else:
+                self._ending.look()
                 self._wake_everyone()
                 if not self._ending.is_closed_here:  # else once it is over: `aclose` goes on
                     self._cancel_scopes()
@@ -516,17 +522,22 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     def end(self) -> None:
         """Take note that the transport has been dropped; for the driver."""
         self._ended.set()
+        self._ending.look()
         self._wake_everyone()
         self._cancel_scopes()
 
     # Inside.
 
     def _take(self) -> str | bytes:
-        if not self._inbox.items:
+        inbox = self._inbox
+        if not inbox.items:
             self._ending.raise_ended()
-        message = self._inbox.take()
-        assert type(message) is Message  # parts come only to those who asked for them
-        return message.payload
+        payload: str | bytes
+        payload, size = inbox.items.popleft()  # no part: those come only to who asked for them
+        inbox.octets -= size
+        if inbox.is_paused:
+            inbox.read_on_if_there_is_room()
+        return payload
 
     def _end_sending(self, code: int, reason: str) -> None:
         """Send a Close, and nothing after it; go on receiving."""

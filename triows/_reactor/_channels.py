@@ -163,13 +163,13 @@ class ChannelLoop(Loop):
                 session = sessions[slot]
             if asked != s.DELIVER:
                 session.note(asked, opcode, octets[start : start + size], events)
-            elif handle or session._is_special:
+            elif handle or events or session._is_special:
                 payload = Block(handle, start, size).view() if handle else octets[start:][:size]
                 session.take(opcode, payload, events)
             elif opcode == 1:
-                events.append(Message(str(octets[start : start + size], "utf-8"), size))
+                session.take_message(str(octets[start : start + size], "utf-8"), size)
             else:
-                events.append(Message(bytes(octets[start : start + size]), size))
+                session.take_message(bytes(octets[start : start + size]), size)
         if events:
             session.deliver(events)
         # The answers are zero, which is DISCARD: no one has ever written others.
@@ -211,17 +211,22 @@ class Session:
         "_is_within",
         "_loop",
         "_noted",
+        "_queue_size",
         "_sink",
         "_slot",
         "number",
         "outcome",
+        "take_message",
     )
 
     def __init__(self, loop: ChannelLoop, descriptor: int, sink: Sink) -> None:
         self._loop = loop
         self._descriptor = descriptor
         self._sink = sink
+        self.take_message: Any = None
+        """Gives the channel a message, where nothing else is to be given before; for the loop."""
         self._slot = -1
+        self._queue_size = 0  # where the loop keeps it
         self._early: list[tuple[Octets, int]] | None = []
         self._epoch = self._noted = 0
         self._gives_parts = self._has_closed = self._is_special = self._is_within = False
@@ -248,7 +253,7 @@ class Session:
             return self._noted
         loop = self._loop
         noted = self._noted if self._epoch == loop.epoch else 0
-        return loop._slot_words[s.SLOT_SIZE * self._slot + s.QUEUE_SIZE] + noted
+        return loop._slot_words[self._queue_size] + noted
 
     # What goes out.
 
@@ -263,6 +268,29 @@ class Session:
             loop._note_send(self._slot, self.number, payload, opcode)
         else:
             self._early.append((payload, opcode))
+
+    def offer(self, opcode: int, payload: Octets, mark: int) -> bool:
+        """Queue a message if that needs no waiting: `is_open`, `unsent` and `send` in one."""
+        if self.outcome is not None or self._has_closed:
+            return False
+        if self._early is not None:
+            if self._noted >= mark:
+                return False
+            self.send(opcode, payload)
+            return True
+        loop = self._loop
+        queued = loop._slot_words[self._queue_size]
+        if self._epoch == loop.epoch:
+            if queued + self._noted >= mark:
+                return False
+            self._noted += len(payload) + _HEADER
+        else:
+            if queued >= mark:
+                return False
+            self._epoch = loop.epoch
+            self._noted = len(payload) + _HEADER
+        loop._note_send(self._slot, self.number, payload, opcode)
+        return True
 
     def send_part(self, opcode: int, payload: Octets, *, is_last: bool) -> None:
         """Queue a part of a message."""
@@ -285,7 +313,7 @@ class Session:
 
     def abort(self, why: str) -> None:
         """Drop the transport without further ado."""
-        self._is_cut = True
+        self._is_cut = self._is_special = True
         if self.outcome is None:
             self.outcome = Lost(why)
             self._sink.deliver((self.outcome,))
@@ -318,7 +346,8 @@ class Session:
 
     def end_parts(self) -> None:
         """Deliver the next message whole, after all."""
-        self._gives_parts = self._is_special = False
+        self._gives_parts = False
+        self._is_special = self._is_cut
         if self._slot >= 0:
             self._loop.want(self._slot, 0)
 
@@ -353,7 +382,7 @@ class Session:
         else:
             octets = b"".join((*self._held, octets))
             self._held.clear()
-            self._is_special = False
+            self._is_special = self._is_cut
             payload_: str | bytes = str(octets, "utf-8") if kind == Opcode.TEXT else octets
             events.append(Message(payload_, len(octets)))
 
@@ -382,13 +411,14 @@ class Session:
             self._sink.end()
         return True
 
-    async def run(self, leftover: bytes) -> None:
+    async def run(self, leftover: bytes) -> None:  # noqa: ARG002 - as the protocol has it
         """Do nothing: there is no task to a session."""
         raise AssertionError("a session is started")
 
     def _enter(self, leftover: bytes) -> bool:
         """Give the socket to the loop; returns whether it is there."""
         early, self._early = self._early, None
+        self.take_message = self._sink.take_message
         if self.outcome is not None:
             os.close(self._descriptor)
             return False
@@ -398,6 +428,7 @@ class Session:
             self.outcome = Lost(f"the connection could not be watched: {error.strerror}")
             self._sink.deliver((self.outcome,))
             return False
+        self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
         for payload, opcode in early or ():
             self._loop._note_send(self._slot, self.number, payload, opcode)
         if leftover:
