@@ -5,8 +5,8 @@ where there is no connection, TLS included, `trio.TooSlowError` where it takes t
 long, a `HandshakeError` where the peer is no WebSocket server or will not be one
 now. No frame has been sent then, and the transport was dropped.
 
-The connection is driven by a task in a nursery that no one sees: what the block
-raises leaves it as it was raised.
+The connection is driven by the loop that the run's clients share, or by a task in a
+nursery that no one sees: what the block raises leaves it as it was raised.
 """
 
 import contextlib
@@ -20,8 +20,10 @@ from functools import partial
 import attrs
 import trio
 
+from triows._driver import Driver, Sink
 from triows._engine import USER_AGENT, ClientEngine, ClientHandshake, FieldsLike, Request
 from triows._errors import HandshakeRejected, InvalidHandshake
+from triows._hub import DriverName, check_driver, shared_driver
 from triows._nursery import unwrapped_nursery
 from triows._options import KeepAlive, Limits
 from triows._spec import CloseCode
@@ -45,6 +47,7 @@ class _Settings:
     ssl_context: ssl.SSLContext | None
     limits: Limits
     keepalive: KeepAlive
+    has_reactor: bool
     connect_timeout: float = attrs.field(validator=attrs.validators.gt(0))
 
 
@@ -60,6 +63,7 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
     user_agent: str | None = USER_AGENT,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+    driver: DriverName = "auto",
     connect_timeout: float = 10.0,
 ) -> AsyncIterator[WebSocket]:
     """Connect to a WebSocket server, for the time of an ``async with`` block (RFC 6455 §4.1).
@@ -82,6 +86,8 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
         limits: what the server may make this side hold or wait for;
             ``handshake_timeout`` covers all between the TCP connection and the 101.
         keepalive: when to ping a quiet server.
+        driver: "auto" takes the fastest there is; "stream" the one for any stream, which
+            takes TLS and what is no socket in any case.
         connect_timeout: seconds for looking up the name and connecting.
 
     Raises:
@@ -103,6 +109,7 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
         ssl_context=ssl_context if parsed.scheme == "wss" else None,
         limits=limits,
         keepalive=keepalive,
+        has_reactor=check_driver(driver),
         connect_timeout=connect_timeout,
     )
     handshake = ClientHandshake(
@@ -116,14 +123,27 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
         user_agent=user_agent,
     )
     ws = await _open(settings, handshake, stream)
-    async with unwrapped_nursery() as nursery:
-        nursery.start_soon(ws.run, handshake.leftover)
+    async with _serving(ws, handshake.leftover):
         try:
             yield ws
         except BaseException as error:
             await _leave(ws, error)
             raise
         await ws.aclose()
+
+
+@asynccontextmanager
+async def _serving(ws: WebSocket, leftover: bytes) -> AsyncIterator[None]:
+    """Serve a connection for the block, by whose end it has ended."""
+    if ws.start(leftover):
+        try:
+            yield
+        finally:
+            ws.abort("the block was left")
+    else:
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(ws.run, leftover)
+            yield
 
 
 async def _leave(ws: WebSocket, error: BaseException) -> None:
@@ -242,9 +262,6 @@ def _make_websocket(
     settings: _Settings, handshake: ClientHandshake, stream: trio.abc.Stream
 ) -> WebSocket:
     remote = socket_address(stream, "getpeername")
-    engine = ClientEngine(
-        limits=settings.limits, keepalive=settings.keepalive, now=trio.current_time()
-    )
     opening = Opening(
         request=Request(head=handshake.request_octets(), scheme=settings.url.scheme, remote=remote),
         response=handshake.response,
@@ -252,5 +269,16 @@ def _make_websocket(
         local=socket_address(stream, "getsockname"),
         remote=remote,
     )
-    make_driver = partial(StreamDriver, stream, engine)
+    make_driver = partial(_make_driver, settings, stream)
     return WebSocket(make_driver, limits=settings.limits, opening=opening)
+
+
+def _make_driver(settings: _Settings, stream: trio.abc.Stream, sink: Sink) -> Driver:
+    if settings.has_reactor and isinstance(stream, trio.SocketStream):
+        return shared_driver(
+            stream, sink, is_client=True, limits=settings.limits, keepalive=settings.keepalive
+        )
+    engine = ClientEngine(
+        limits=settings.limits, keepalive=settings.keepalive, now=trio.current_time()
+    )
+    return StreamDriver(stream, engine, sink)

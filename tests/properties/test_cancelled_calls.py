@@ -210,6 +210,7 @@ FINDINGS = {
     trio.BusyResourceError,  # something was left occupied
     RuntimeError,  # a task was taken to hold what it had given up
     trio.TrioInternalError,  # a task was woken twice
+    ValueError,  # a part came to someone who asked for no parts
 }
 
 

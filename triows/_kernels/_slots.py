@@ -38,7 +38,12 @@ NEXT_DIRTY: Final = STATE_SIZE + 19  # as DIRTY, which it follows; 0 if it is no
 SESSION: Final = STATE_SIZE + 20  # the number that names the connection for good; 0 for none
 WANTS: Final = STATE_SIZE + 21  # what else becomes rows of a loop that collects
 IS_PAUSED: Final = STATE_SIZE + 22  # whether Python has given up reading from the peer
-SLOT_SIZE: Final = STATE_SIZE + 23
+# Its own copies of the loop's settings, in ns.
+PING_AFTER: Final = STATE_SIZE + 23
+GIVE_UP_AFTER: Final = STATE_SIZE + 24  # after PING_AFTER
+FINISH_MESSAGE_IN: Final = STATE_SIZE + 25
+FINISH_CLOSE_IN: Final = STATE_SIZE + 26
+SLOT_SIZE: Final = STATE_SIZE + 27
 
 # What a connection may want.
 ROOM: Final = 1  # a row when octets have left its queue

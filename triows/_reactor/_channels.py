@@ -15,9 +15,10 @@ the pass between them is the tasks'.
 # ruff: noqa: SLF001 - a session's private parts are this module's
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import attrs
 import trio
 
 from triows import _kernels as kernels
@@ -28,7 +29,7 @@ from triows._kernels import slots as s
 from triows._nursery import unwrapped_nursery
 from triows._options import KeepAlive, Limits
 from triows._reactor._callbacks import END_OF, Block
-from triows._reactor._loop import Loop, Octets
+from triows._reactor._loop import Loop, Octets, nanoseconds
 from triows._reactor._outbox import Outbox
 from triows._reactor._worker import LINGER, InlineDriver
 from triows._spec import MAX_CONTROL_PAYLOAD, Opcode
@@ -67,6 +68,8 @@ class ChannelLoop(Loop):
         while len(self._sessions_by_slot) <= slot:
             self._sessions_by_slot.append(None)
         self._sessions_by_slot[slot] = session
+        if session.terms is not None:
+            session.terms.impose(self._slots[slot])
         self._slot_words[s.SLOT_SIZE * slot + s.WANTS] = _WANTS
         return slot
 
@@ -77,6 +80,11 @@ class ChannelLoop(Loop):
                 self._serve_rows()
                 self._replay()
             self._reap()
+
+    def note_masked_send(self, slot: int, session: int, payload: Octets, opcode: int) -> None:
+        """Note a client's message, before whose payload there has to be room for a mask too."""
+        self._arena += _MASK_GAP
+        self._note_send(slot, session, payload, opcode)
 
     def word(self, slot: int, column: int) -> int:
         """Return a word of a slot."""
@@ -190,6 +198,26 @@ class ChannelLoop(Loop):
             slot = following
 
 
+@attrs.frozen(kw_only=True)
+class Terms:
+    """What holds for one connection, where not all of a loop are alike."""
+
+    is_client: bool
+    """Whether this side is: it masks, and waits for its peer to drop the transport."""
+    limits: Limits
+    keepalive: KeepAlive
+
+    def impose(self, row: Any) -> None:
+        """Write it into the connection's slot, before anything is received."""
+        row[kernels.EXPECT_MASK] = not self.is_client
+        row[kernels.MAX_MESSAGE] = self.limits.max_message
+        row[kernels.MAX_FRAGMENTS] = self.limits.max_fragments
+        row[s.PING_AFTER] = nanoseconds(self.keepalive.interval)
+        row[s.GIVE_UP_AFTER] = nanoseconds(self.keepalive.timeout)
+        row[s.FINISH_MESSAGE_IN] = nanoseconds(self.limits.message_timeout)
+        row[s.FINISH_CLOSE_IN] = nanoseconds(self.limits.close_timeout)
+
+
 class Session:
     """A connection of a `ChannelLoop`, as its channel sees it: a `triows._driver.Driver`.
 
@@ -197,6 +225,8 @@ class Session:
         loop: that is to serve it.
         descriptor: of the socket, past the opening handshake; owned from now on.
         sink: takes the events.
+        terms: its own; by default it is a server's end, on those of the loop.
+        on_end: called when it has ended and the sink knows.
     """
 
     __slots__ = (
@@ -210,17 +240,31 @@ class Session:
         "_is_special",
         "_is_within",
         "_loop",
+        "_note",
         "_noted",
+        "_on_end",
         "_queue_size",
         "_sink",
         "_slot",
         "number",
         "outcome",
         "take_message",
+        "terms",
     )
 
-    def __init__(self, loop: ChannelLoop, descriptor: int, sink: Sink) -> None:
+    def __init__(
+        self,
+        loop: ChannelLoop,
+        descriptor: int,
+        sink: Sink,
+        terms: Terms | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
         self._loop = loop
+        self._on_end = on_end
+        self.terms = terms
+        is_client = terms is not None and terms.is_client
+        self._note = loop.note_masked_send if is_client else loop._note_send
         self._descriptor = descriptor
         self._sink = sink
         self.take_message: Any = None
@@ -265,7 +309,7 @@ class Session:
             self._noted = 0
         self._noted += len(payload) + _HEADER
         if self._early is None:
-            loop._note_send(self._slot, self.number, payload, opcode)
+            self._note(self._slot, self.number, payload, opcode)
         else:
             self._early.append((payload, opcode))
 
@@ -289,7 +333,7 @@ class Session:
                 return False
             self._epoch = loop.epoch
             self._noted = len(payload) + _HEADER
-        loop._note_send(self._slot, self.number, payload, opcode)
+        self._note(self._slot, self.number, payload, opcode)
         return True
 
     def send_part(self, opcode: int, payload: Octets, *, is_last: bool) -> None:
@@ -399,7 +443,12 @@ class Session:
             self.outcome = Failed(*failure) if failure else Lost("the transport ended")
             self._sink.deliver((self.outcome,))
         self._sink.make_room()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
         self._sink.end()
+        if self._on_end is not None:
+            self._on_end()
 
     # The life of the connection.
 
@@ -408,7 +457,7 @@ class Session:
         if self._enter(leftover):
             self._sink.make_room()
         else:
-            self._sink.end()
+            self._tell_end()
         return True
 
     async def run(self, leftover: bytes) -> None:  # noqa: ARG002 - as the protocol has it
@@ -430,13 +479,14 @@ class Session:
             return False
         self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
         for payload, opcode in early or ():
-            self._loop._note_send(self._slot, self.number, payload, opcode)
+            self._note(self._slot, self.number, payload, opcode)
         if leftover:
             self._loop.feed(self._slot, leftover)
         return True
 
 
 _HEADER: Final = 4
+_MASK_GAP: Final = bytes(4)
 
 
 class ChannelDriver(InlineDriver):
