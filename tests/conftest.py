@@ -5,6 +5,7 @@ clock that jumps whenever every task waits, or TCP on loopback in real time.
 """
 
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -54,6 +55,14 @@ class Served:
 
 Serve = Callable[..., Awaitable[Served]]
 Meet = Callable[..., AbstractAsyncContextManager[tuple["triows.WebSocket", RawServer]]]
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine's proxies are, tests connect to themselves."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,32 @@
 """WebSockets for Trio: structured concurrency above, compiled speed below."""
 
+from triows._backoff import Backoff
+from triows._broadcast import (
+    BroadcastChannel,
+    BroadcastStatistics,
+    Capacity,
+    Delivery,
+    Lagged,
+    Policy,
+    Subscription,
+    SubscriptionStatistics,
+    TooSlow,
+)
+from triows._broker import Broker, Link, LocalBroker, Position, RoomEnd
 from triows._channel import CloseReason, ConnectionBroken, IncomingMessage, OutgoingMessage
 from triows._client import open_websocket
 from triows._engine import (
     Accept,
     ClientEngine,
+    DeflateParameters,
     Header,
     Headers,
     HTTPResponse,
     Incomplete,
     InputSegment,
     LocalSegment,
+    PerMessageDeflate,
+    PreparedMessage,
     Request,
     Response,
     ServerEngine,
@@ -22,10 +38,12 @@ from triows._errors import (
     HandshakeRejected,
     InvalidHandshake,
     ProtocolError,
+    ProxyError,
+    RedirectRefused,
     TriowsError,
 )
 from triows._kernels import warm_up
-from triows._options import KeepAlive, Limits
+from triows._options import Deflate, KeepAlive, Limits
 from triows._reactor import (
     CompiledHandler,
     Connection,
@@ -36,6 +54,8 @@ from triows._reactor import (
     handler_fn,
 )
 from triows._reactors import Reactor, ReactorStatistics, open_reactor
+from triows._reconnecting import Attempt, KeptWebSocket, Reconnecting, reconnecting
+from triows._rooms import Membership, Presence, Rooms
 from triows._sender import Sender
 from triows._server import Server, ServerStatistics, serve, serve_listeners
 from triows._spec import CloseCode, Opcode
@@ -44,12 +64,21 @@ from triows._websocket import WebSocket, WebSocketStatistics
 
 __all__ = [
     "Accept",
+    "Attempt",
+    "Backoff",
+    "BroadcastChannel",
+    "BroadcastStatistics",
+    "Broker",
+    "Capacity",
     "ClientEngine",
     "CloseCode",
     "CloseReason",
     "CompiledHandler",
     "Connection",
     "ConnectionBroken",
+    "Deflate",
+    "DeflateParameters",
+    "Delivery",
     "HTTPResponse",
     "Handler",
     "HandshakeError",
@@ -61,21 +90,39 @@ __all__ = [
     "InputSegment",
     "InvalidHandshake",
     "KeepAlive",
+    "KeptWebSocket",
+    "Lagged",
     "Limits",
+    "Link",
+    "LocalBroker",
     "LocalSegment",
     "LoopStatistics",
+    "Membership",
     "Opcode",
     "OutgoingMessage",
+    "PerMessageDeflate",
+    "Policy",
+    "Position",
+    "PreparedMessage",
+    "Presence",
     "ProtocolError",
+    "ProxyError",
     "Reactor",
     "ReactorStatistics",
+    "Reconnecting",
+    "RedirectRefused",
     "Request",
     "Response",
+    "RoomEnd",
+    "Rooms",
     "Sender",
     "Server",
     "ServerEngine",
     "ServerStatistics",
     "SessionId",
+    "Subscription",
+    "SubscriptionStatistics",
+    "TooSlow",
     "TriowsError",
     "WebSocket",
     "WebSocketStatistics",
@@ -85,6 +132,7 @@ __all__ = [
     "open_reactor",
     "open_websocket",
     "parse_header",
+    "reconnecting",
     "serve",
     "serve_listeners",
     "unmask",

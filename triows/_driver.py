@@ -23,7 +23,17 @@ What the channel's promises ask of a driver:
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from triows._engine import Closed, Event, Failed, Lost, Part
+from triows._engine import (
+    Closed,
+    Deflated,
+    Event,
+    Failed,
+    InflateError,
+    Lost,
+    Part,
+    PerMessageDeflate,
+    PreparedMessage,
+)
 
 
 class Sink(Protocol):
@@ -66,6 +76,15 @@ class Driver(Protocol):
     def outcome(self) -> Closed | Failed | Lost | None:
         """How the connection ended, or None while it has not."""
 
+    @property
+    def deflate(self) -> PerMessageDeflate | None:
+        """What messages are compressed with, None if that was not agreed on (RFC 7692).
+
+        The driver compresses what it is given to send. What comes compressed it delivers as
+        it is, in `Deflated` events: whoever takes a message inflates it, each in its turn, so
+        that what is unread is no larger than it was on the wire, and costs no one time.
+        """
+
     # Only while `is_open`.
 
     def send(self, opcode: int, payload: bytes) -> None:
@@ -81,8 +100,13 @@ class Driver(Protocol):
         For a connection that is not open too.
         """
 
-    def send_part(self, opcode: int, payload: bytes, *, is_last: bool) -> None:
+    def send_prepared(self, message: PreparedMessage) -> None:
+        """Queue a whole data message that goes to others too; as `send`."""
+
+    def send_part(self, opcode: int, payload: bytes, *, is_last: bool, compress: bool) -> None:
         """Queue a part of a data message as a frame (RFC 6455 §5.4).
+
+        The first part's *compress* counts; it matters only where that was agreed on.
 
         Nothing but control frames comes between the parts of a message: the channel sees
         to that.
@@ -107,6 +131,12 @@ class Driver(Protocol):
             ValueError: the code or the reason may not be sent; nothing was done.
         """
 
+    def fail(self, error: InflateError) -> None:
+        """Give the connection up because of a message that cannot be inflated (§7.1.7).
+
+        `outcome` says so from then on, whatever it was.
+        """
+
     def abort(self, why: str) -> None:
         """Drop the transport, and what is queued; `run` ends without waiting for anyone."""
 
@@ -120,8 +150,10 @@ class Driver(Protocol):
     def resume(self) -> None:
         """Read again."""
 
-    def begin_parts(self) -> Part | None:
+    def begin_parts(self) -> Part | Deflated | None:
         """Deliver the message under way, or else the next one, as `Part` events.
+
+        Or as `Deflated` ones of which only the last is whole.
 
         Returns what is held of a message under way, its first part. The message after
         that comes whole.

@@ -48,3 +48,42 @@ class HandshakeRejected(HandshakeError):  # noqa: N818 - a refusal is an answer,
         self.status = status
         self.headers = headers
         self.body = body
+
+
+class RedirectRefused(HandshakeRejected):
+    """The server redirects the client to where it must not go.
+
+    Args:
+        rejected: the server's answer, with its status of 3xx.
+        why: what is wrong with following it.
+    """
+
+    def __init__(self, rejected: HandshakeRejected, why: str) -> None:
+        super().__init__(rejected.status, rejected.headers, rejected.body)
+        self.args = (f"the server redirects with status {rejected.status}; not followed: {why}",)
+
+
+class ProxyError(TriowsError):
+    """The proxy did not connect this side to the server; no octet reached the server.
+
+    Args:
+        reason: what the proxy answered, escaped, or what was wrong with its answer.
+        status: the HTTP status with which it refused CONNECT, 100..999; or the SOCKS5 reply,
+            1..255 (RFC 1928 §6); None if it gave none.
+        headers: the fields of an HTTP answer, in order, as (name, value).
+        is_lasting: whether the proxy will say so again: it wants credentials, forbids the
+            server, or is no such proxy.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+        is_lasting: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.headers = headers
+        self.is_lasting = is_lasting

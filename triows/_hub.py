@@ -17,6 +17,7 @@ from typing import Final, Literal, TypeAlias
 import trio
 
 from triows._driver import Driver, Sink
+from triows._engine import PerMessageDeflate
 from triows._nursery import unwrapped_nursery
 from triows._options import NO_KEEPALIVE, KeepAlive, Limits
 from triows._reactor import ChannelDriver, ChannelLoop, LoopStatistics, Session, Terms
@@ -64,9 +65,11 @@ class Hub:
         """Return a snapshot of the loop."""
         return self._loop.statistics()
 
-    def adopt(self, stream: trio.SocketStream, sink: Sink) -> Driver:
+    def adopt(
+        self, stream: trio.SocketStream, sink: Sink, deflate: PerMessageDeflate | None
+    ) -> Driver:
         """Take the socket out of *stream*, past the opening handshake, and make a driver of it."""
-        return Session(self._loop, stream.socket.detach(), sink)
+        return Session(self._loop, stream.socket.detach(), sink, deflate)
 
 
 @asynccontextmanager
@@ -100,22 +103,20 @@ class SharedHub:
         self._scope = trio.CancelScope()
         self._count = 0
 
-    @property
-    def loop(self) -> ChannelLoop:
-        """The loop, for `hold`."""
-        return self._loop
-
-    def adopt(self, descriptor: int, terms: Terms, sink: Sink) -> Driver:
+    def adopt(
+        self, descriptor: int, sink: Sink, terms: Terms, deflate: PerMessageDeflate | None
+    ) -> Session:
         """Make a driver of a socket past the opening handshake, which holds the hub.
 
         Args:
             descriptor: of the socket, owned by the driver from now on; -1 for one that moves
                 here from another loop (`Session.move`).
-            terms: the connection's.
             sink: takes its events.
+            terms: the connection's.
+            deflate: what messages are compressed with, if that was agreed on.
         """
         self._count += 1
-        return Session(self._loop, descriptor, sink, terms, on_end=self._let_go)
+        return Session(self._loop, descriptor, sink, deflate, terms=terms, on_end=self._let_go)
 
     def _let_go(self) -> None:
         self._count -= 1
@@ -157,8 +158,7 @@ def _forget(hub: SharedHub) -> None:
 
 
 def shared_driver(
-    stream: trio.SocketStream, sink: Sink, *, is_client: bool, limits: Limits, keepalive: KeepAlive
+    stream: trio.SocketStream, sink: Sink, terms: Terms, deflate: PerMessageDeflate | None
 ) -> Driver:
     """Take the socket out of *stream*, past the opening handshake, and make a driver of it."""
-    terms = Terms(is_client=is_client, limits=limits, keepalive=keepalive)
-    return shared_hub().adopt(stream.socket.detach(), terms, sink)
+    return shared_hub().adopt(stream.socket.detach(), sink, terms, deflate)

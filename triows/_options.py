@@ -3,7 +3,7 @@
 import math
 
 import attrs
-from attrs.validators import ge, gt
+from attrs.validators import ge, gt, in_
 
 
 @attrs.frozen(kw_only=True)
@@ -74,6 +74,42 @@ class KeepAlive:
 
     timeout: float = attrs.field(default=10.0, validator=gt(0))
     """Further silence after which it counts as gone."""
+
+
+@attrs.frozen(kw_only=True)
+class Deflate:
+    """How messages are compressed, where the peer agrees to it (RFC 7692).
+
+    The parameters of the two directions are upper bounds: a peer may ask for less, and one
+    that will not keep to them gets no compression. The defaults take over no context from one
+    message to the next, so that an idle connection holds no compressor and no inflater; what
+    taking over costs is in `docs/explanation/deflate.md`.
+    """
+
+    level: int = attrs.field(default=3, validator=in_(range(1, 10)))
+    """How hard to compress, 1..9, as zlib counts."""
+
+    memory_level: int = attrs.field(default=8, validator=in_(range(1, 10)))
+    """How much memory a compressor may take, 1..9, as zlib counts."""
+
+    server_context_takeover: bool = False
+    """Whether what the server sends may refer back to earlier messages (§7.1.1.1)."""
+
+    client_context_takeover: bool = False
+    """Whether what the client sends may (§7.1.1.2)."""
+
+    server_max_window_bits: int = attrs.field(default=15, validator=in_(range(8, 16)))
+    """How far back what the server sends may refer: 2**8 to 2**15 octets (§7.1.2.1)."""
+
+    client_max_window_bits: int = attrs.field(default=15, validator=in_(range(8, 16)))
+    """How far back what the client sends may refer (§7.1.2.2)."""
+
+    threshold: int = attrs.field(default=256, validator=ge(0))
+    """Octets below which a message goes uncompressed, if nothing else is said for it.
+
+    So does one that would not shrink, where no context is taken over. 0 compresses every
+    message, whatever comes of it.
+    """
 
 
 NO_KEEPALIVE = KeepAlive(interval=math.inf, timeout=math.inf)

@@ -10,18 +10,18 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import attrs
 import trio
 
 from triows._adoption import Adoptable, adopt, peer_of
-from triows._engine import Request, ServerHandshake, check_subprotocols
+from triows._engine import PerMessageDeflate, Request, ServerHandshake, check_subprotocols
 from triows._faultlog import FaultLog
 from triows._hub import why_no_reactor
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening
-from triows._options import KeepAlive, Limits
+from triows._options import Deflate, KeepAlive, Limits
 from triows._patience import EXHAUSTED, back_off
 from triows._reactor import (
     NO_LOOP,
@@ -36,6 +36,7 @@ from triows._reactor import (
     Outbox,
     SessionId,
     ThreadDriver,
+    handler_fn,
 )
 from triows._sender import Sender
 from triows._warmup import warm_up_in_thread
@@ -82,6 +83,9 @@ class Reactor:
         threads: loops, each in a thread of its own; 0 for one in Trio's own thread. By
             default 0 for a `Handler`, which is called there in any case, and 1 without.
         on_request, origins, subprotocols, limits, keepalive, shutdown_grace: as in `serve`.
+        deflate: how messages are compressed with peers that offer it (RFC 7692). By default
+            not at all: a loop that compresses does it for one connection while all others
+            wait, at many times the price of a message that is answered in place.
         debug: show when a payload is used after its callback: what was kept of it is
             overwritten. Costs a copy of each.
 
@@ -102,6 +106,7 @@ class Reactor:
         subprotocols: Sequence[str] = (),
         limits: Limits = Limits(),  # noqa: B008 - frozen
         keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+        deflate: Deflate | None = None,
         shutdown_grace: float = 5.0,
         debug: bool = False,
     ) -> None:
@@ -119,6 +124,8 @@ class Reactor:
             threads = 1 if handler is None else 0
         if threads < 0:
             raise ValueError(f"threads is {threads}, not 0 or more")
+        if handler is None and compiled is None and deflate is not None:
+            compiled = _ECHO
         self._handler = handler
         self._compiled = compiled
         self._is_debugging = debug
@@ -128,6 +135,7 @@ class Reactor:
         self._subprotocols = check_subprotocols(subprotocols)
         self._limits = limits
         self._keepalive = keepalive
+        self._deflate = deflate
         self._grace = shutdown_grace
         self._faults = FaultLog(time.monotonic)  # loops in threads know no other
         self._drivers: list[Driver] = []
@@ -464,11 +472,17 @@ class Reactor:
         return SessionId(self._sessions * len(self._outboxes) + index)
 
     def _admit(
-        self, adopted: socket.socket, prefix: bytes, request: Request | None, session: int
+        self,
+        adopted: socket.socket,
+        prefix: bytes,
+        request: Request | None,
+        session: int,
+        *,
+        deflate: PerMessageDeflate | None = None,
     ) -> None:
         remote = request.remote if request is not None else peer_of(adopted)
         driver = self._drivers[session % len(self._drivers)]
-        driver.add(adopted.detach(), prefix, request, remote, session)
+        driver.add(adopted.detach(), prefix, request, remote, session, deflate=deflate)
         self._look()
 
     def _admit_arrivals(self) -> None:
@@ -500,8 +514,8 @@ class Reactor:
         return CourierDriver(make_loop, self._handler, report, self._grace, outbox, debug=debug)
 
     def _make_loop(self, compiled: int) -> Loop:
-        if self._handler is not None:
-            return self._make_callback_loop(self._handler, compiled)
+        if self._handler is not None or self._deflate is not None:
+            return self._make_callback_loop(self._handler or handler_fn(_refuse), compiled)
         return Loop(compiled, self._limits, self._keepalive)
 
     def _make_callback_loop(self, handler: Handler, compiled: int) -> CallbackLoop:
@@ -556,17 +570,29 @@ class Reactor:
             handshake = await self._shake_hands(stream)
             if handshake is not None:
                 accepted = socket.socket(fileno=stream.socket.detach())
-                self._admit(accepted, handshake.leftover, handshake.request, self._number())
+                about = (handshake.leftover, handshake.request, self._number())
+                self._admit(accepted, *about, deflate=self._make_deflate(handshake))
         except Exception as error:  # noqa: BLE001 - no connection may take the reactor down
             self._faults.report("a connection failed", error)
         finally:
             let_go()
             await trio.aclose_forcefully(stream)
 
+    def _make_deflate(self, handshake: ServerHandshake) -> PerMessageDeflate | None:
+        if self._deflate is None or handshake.deflate is None:
+            return None
+        return PerMessageDeflate(
+            self._deflate, handshake.deflate, is_server=True, limits=self._limits
+        )
+
     async def _shake_hands(self, stream: trio.SocketStream) -> ServerHandshake | None:
         """Shake hands within the deadline; returns None where that led to no WebSocket."""
         handshake = ServerHandshake(
-            self._limits, self._subprotocols, self._origins, remote=peer_of(stream)
+            self._limits,
+            self._subprotocols,
+            self._origins,
+            deflate=self._deflate,
+            remote=peer_of(stream),
         )
         opening = ServerOpening(stream, handshake, self._on_request, self._faults)
         self._handshakes += 1
@@ -579,6 +605,19 @@ class Reactor:
             self._handshakes -= 1
         self._refused += is_refused
         return handshake if is_open else None
+
+
+def _echo(_payload: Any, _opcode: int) -> int:
+    """Answer with the message: what a loop does by itself where there is no handler at all."""
+    return 1
+
+
+_ECHO: Final = CompiledHandler(_echo)
+
+
+def _refuse(*_: object) -> NoReturn:
+    """Stand where a compiled handler has no other behind it."""
+    raise RuntimeError("the compiled handler answered DELIVER, but there is no other handler")
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 import trio
 
-from triows._engine import close_payload
+from triows._engine import PreparedMessage, close_payload
 from triows._reactor import Data, Outbox, SessionId, as_message
 from triows._spec import CloseCode, Opcode
 
@@ -41,28 +41,43 @@ class Sender:
         # signals' handlers close too, at any moment of any thread.
         self._holds = [reactor.hold()]
 
-    def send_nowait(self, session: SessionId, payload: Data, opcode: int | None = None) -> None:
+    def send_nowait(
+        self,
+        session: SessionId,
+        payload: Data,
+        opcode: int | None = None,
+        *,
+        compress: bool | None = None,
+    ) -> None:
         """Send a message, from any thread.
 
         Args:
             session: a `Connection.id`, or what `Reactor.add_session` returned.
-            payload: text or octets; what can change is copied.
+            payload: text, octets, or a `PreparedMessage`; what can change is copied.
             opcode: as in `Connection.send`.
+            compress: as in `Connection.send`.
 
         Raises:
             trio.WouldBlock: the loop has not taken ``Limits.sender_octets`` of earlier sends.
             TypeError, ValueError: there is no such message.
         """
         self._check()
-        self._reactor.outbox_of(session).put(_item(session, payload, opcode))
+        self._reactor.outbox_of(session).put(_item(session, payload, opcode, compress))
 
-    async def send(self, session: SessionId, payload: Data, opcode: int | None = None) -> None:
+    async def send(
+        self,
+        session: SessionId,
+        payload: Data,
+        opcode: int | None = None,
+        *,
+        compress: bool | None = None,
+    ) -> None:
         """Send a message, waiting while the loop has too much to take; for Trio's tasks.
 
         Cancelled, it has sent nothing. Args and errors are those of `send_nowait`.
         """
         self._check()
-        item = _item(session, payload, opcode)
+        item = _item(session, payload, opcode, compress)
         await self._reactor.outbox_of(session).put_in_turn(item, self._check)
 
     def send_from_thread(
@@ -71,6 +86,7 @@ class Sender:
         payload: Data,
         opcode: int | None = None,
         *,
+        compress: bool | None = None,
         timeout: float | None = None,
     ) -> None:
         """Send a message, blocking while the loop has too much to take; not for Trio's thread.
@@ -79,6 +95,7 @@ class Sender:
             session: as in `send_nowait`.
             payload: as in `send_nowait`.
             opcode: as in `send_nowait`.
+            compress: as in `send_nowait`.
             timeout: seconds to wait at the most; None for as long as it takes.
 
         Raises:
@@ -86,7 +103,7 @@ class Sender:
             TypeError, ValueError: there is no such message.
         """
         self._check()
-        item = _item(session, payload, opcode)
+        item = _item(session, payload, opcode, compress)
         self._reactor.outbox_of(session).put_from_thread(item, timeout, self._check)
 
     def close_session(
@@ -139,7 +156,14 @@ class Sender:
 
 
 def _item(
-    session: SessionId, payload: Data, opcode: int | None
-) -> tuple[int, bytes | bytearray, int]:
-    octets, opcode = as_message(payload, opcode)
-    return session, octets if isinstance(octets, bytes) else bytes(octets), opcode
+    session: SessionId,
+    payload: Data,
+    opcode: int | None,
+    compress: bool | None,  # noqa: FBT001 - as `Sender.send` was given it
+) -> tuple[int, bytes | bytearray | PreparedMessage, int]:
+    message, opcode = as_message(payload, opcode, compress)
+    return (
+        session,
+        message if isinstance(message, bytes | PreparedMessage) else bytes(message),
+        opcode,
+    )

@@ -22,14 +22,20 @@ import trio
 
 from triows._channel import ConnectionBroken
 from triows._driver import Driver, Sink
-from triows._engine import Budget, ServerEngine, ServerHandshake, check_subprotocols
+from triows._engine import (
+    Budget,
+    PerMessageDeflate,
+    ServerEngine,
+    ServerHandshake,
+    check_subprotocols,
+)
 from triows._faultlog import FaultLog, sift
 from triows._hub import DriverName, Hub, check_driver, open_hub, shared_driver
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening
-from triows._options import KeepAlive, Limits
+from triows._options import Deflate, KeepAlive, Limits
 from triows._patience import PatientListener
-from triows._reactor import NO_LOOP, LoopStatistics
+from triows._reactor import NO_LOOP, LoopStatistics, Terms
 from triows._spec import CloseCode
 from triows._stream import StreamDriver, socket_address
 from triows._warmup import warm_up_in_thread
@@ -64,12 +70,25 @@ class _Settings:
     subprotocols: Sequence[str]
     limits: Limits
     keepalive: KeepAlive
+    deflate: Deflate | None
     has_reactor: bool
     shutdown_grace: float = attrs.field(validator=attrs.validators.ge(0))
 
     def make_handshake(self, *, scheme: str, remote: object) -> ServerHandshake:
         return ServerHandshake(
-            self.limits, self.subprotocols, self.origins, scheme=scheme, remote=remote
+            self.limits,
+            self.subprotocols,
+            self.origins,
+            deflate=self.deflate,
+            scheme=scheme,
+            remote=remote,
+        )
+
+    def make_deflate(self, handshake: ServerHandshake) -> PerMessageDeflate | None:
+        if self.deflate is None or handshake.deflate is None:
+            return None
+        return PerMessageDeflate(
+            self.deflate, handshake.deflate, is_server=True, limits=self.limits
         )
 
 
@@ -271,22 +290,24 @@ class Server:
             local=socket_address(stream, "getsockname"),
             remote=handshake.request.remote,
         )
-        make_driver = partial(self._make_driver, stream)
+        make_driver = partial(self._make_driver, stream, self._settings.make_deflate(handshake))
         return WebSocket(make_driver, limits=self._settings.limits, opening=opening)
 
-    def _make_driver(self, stream: trio.abc.Stream, sink: Sink) -> Driver:
+    def _make_driver(
+        self, stream: trio.abc.Stream, deflate: PerMessageDeflate | None, sink: Sink
+    ) -> Driver:
         settings = self._settings
         if self._hub is not None and isinstance(stream, trio.SocketStream):
-            return self._hub.adopt(stream, sink)
+            return self._hub.adopt(stream, sink, deflate)
         if settings.has_reactor and isinstance(stream, trio.SocketStream):
-            return shared_driver(
-                stream, sink, is_client=False, limits=settings.limits, keepalive=settings.keepalive
-            )
+            terms = Terms(is_client=False, limits=settings.limits, keepalive=settings.keepalive)
+            return shared_driver(stream, sink, terms, deflate)
         engine = ServerEngine(
             limits=settings.limits,
             keepalive=settings.keepalive,
             now=trio.current_time(),
             budget=self._budget,
+            deflate=deflate,
         )
         return StreamDriver(stream, engine, sink)
 
@@ -302,6 +323,7 @@ async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
     subprotocols: Sequence[str] = (),
     limits: Limits = Limits(),  # noqa: B008 - frozen
     keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+    deflate: Deflate | None = Deflate(),  # noqa: B008 - frozen
     driver: DriverName = "auto",
     handler_nursery: trio.Nursery | None = None,
     backlog: int | None = None,
@@ -327,6 +349,8 @@ async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
         subprotocols: those that the server speaks, the one it likes best first.
         limits: what a peer may make this side hold or wait for.
         keepalive: when to ping a quiet peer.
+        deflate: how messages are compressed with peers that offer it (RFC 7692); None for
+            not at all.
         driver: "auto" takes the fastest there is; "stream" the one for any stream.
         handler_nursery: where connections run; by default in a nursery of serve's own.
         backlog: of the listening sockets, see `trio.open_tcp_listeners`.
@@ -357,6 +381,7 @@ async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
         subprotocols=subprotocols,
         limits=limits,
         keepalive=keepalive,
+        deflate=deflate,
         driver=driver,
         handler_nursery=handler_nursery,
         shutdown_grace=shutdown_grace,
@@ -373,6 +398,7 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
     subprotocols: Sequence[str] = (),
     limits: Limits = Limits(),  # noqa: B008 - frozen
     keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
+    deflate: Deflate | None = Deflate(),  # noqa: B008 - frozen
     driver: DriverName = "auto",
     handler_nursery: trio.Nursery | None = None,
     shutdown_grace: float = 5.0,
@@ -394,6 +420,7 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
             subprotocols=check_subprotocols(subprotocols),
             limits=limits,
             keepalive=keepalive,
+            deflate=deflate,
             has_reactor=has_reactor,
             shutdown_grace=shutdown_grace,
         )

@@ -40,7 +40,20 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triows._driver import Sink
-from triows._engine import Closed, Engine, Event, Failed, Lost, Octets, Part, Phase
+from triows._engine import (
+    Closed,
+    Deflated,
+    Engine,
+    Event,
+    Failed,
+    InflateError,
+    Lost,
+    Octets,
+    Part,
+    PerMessageDeflate,
+    Phase,
+    PreparedMessage,
+)
 
 RECEIVE_SIZE = 65_536
 """Octets of one receive. More loses cache locality, less costs system calls."""
@@ -109,6 +122,11 @@ class StreamDriver:
         """How the connection ended, or None while it has not."""
         return self._engine.outcome
 
+    @property
+    def deflate(self) -> PerMessageDeflate | None:
+        """What messages are compressed with, if that was agreed on."""
+        return self._engine.deflate
+
     def send(self, opcode: int, payload: bytes) -> None:
         """Queue a message."""
         self._engine.send(opcode, payload)
@@ -121,9 +139,16 @@ class StreamDriver:
         self.send(opcode, payload)
         return True
 
-    def send_part(self, opcode: int, payload: bytes, *, is_last: bool) -> None:
+    def send_prepared(self, message: PreparedMessage) -> None:
+        """Queue a message that goes to others too."""
+        self._engine.send_prepared(message)
+        self.flush()
+
+    def send_part(
+        self, opcode: int, payload: bytes, *, is_last: bool, compress: bool = True
+    ) -> None:
         """Queue a part of a message."""
-        self._engine.send_part(opcode, payload, is_last=is_last)
+        self._engine.send_part(opcode, payload, is_last=is_last, compress=compress)
         self.flush()
 
     def ping(self, payload: bytes) -> None:
@@ -136,7 +161,7 @@ class StreamDriver:
         self._engine.close(code, reason, trio.current_time())
         self.flush()
 
-    def begin_parts(self) -> Part | None:
+    def begin_parts(self) -> Part | Deflated | None:
         """Deliver the message under way, or the next one, in parts."""
         return self._engine.begin_parts()
 
@@ -167,6 +192,10 @@ class StreamDriver:
             self._resumed.set()
             self._resumed = None
             self._rearm()
+
+    def fail(self, error: InflateError) -> None:
+        """Give the connection up because of a message that cannot be inflated."""
+        self._react(self._engine.fail(error, trio.current_time()))
 
     def abort(self, why: str) -> None:
         """Drop the transport without further ado."""

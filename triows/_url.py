@@ -6,7 +6,7 @@ names and addresses: nothing is resolved.
 
 import re
 from typing import Self
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 import attrs
 import idna
@@ -18,6 +18,7 @@ _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
 _NAME = re.compile(r"(?:[0-9A-Za-z_\-]{1,63}\.)*[0-9A-Za-z_\-]{1,63}\.?")
 _UNSENDABLE = re.compile(r"[\x00-\x20\x7f]")
 _PORTS = {"ws": 80, "wss": 443}
+_TWINS = {"http": "ws", "https": "wss"}
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
@@ -39,6 +40,37 @@ class URL:
         """The host as the Host field has it: with the port, unless that is the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def host_and_port(self) -> str:
+        """The host with its port, even if that is the scheme's own."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """What must be the same for credentials to go along (RFC 6454 §4)."""
+        return self.scheme, self.host, self.port
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.target}"
+
+    def resolve(self, reference: str) -> Self:
+        """Say where *reference*, a redirect's Location, leads from here (RFC 9110 §10.2.2).
+
+        ``http`` and ``https`` stand for ``ws`` and ``wss``; a fragment is left out.
+
+        Args:
+            reference: as a header field gives it, in ISO-8859-1.
+
+        Raises:
+            ValueError: it leads to no WebSocket URL, see `parse`.
+        """
+        encoded = quote(reference.encode("iso-8859-1"), safe=_VISIBLE + " ")
+        if _UNSENDABLE.search(encoded):
+            raise ValueError(f"a URL holds no spaces and control characters: {_shown(reference)}")
+        absolute = urljoin(str(self), encoded.partition("#")[0])
+        scheme, colon, rest = absolute.partition(":")
+        return self.parse(_TWINS.get(scheme.lower(), scheme) + colon + rest)
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -19,6 +19,7 @@ What it promises, and how:
 The parts are in `triows._channel`; what moves the octets is behind `triows._driver`.
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
@@ -28,6 +29,7 @@ from trio.lowlevel import enable_ki_protection
 
 from triows._channel import (
     CloseReason,
+    ConnectionBroken,
     Ending,
     Inbox,
     IncomingMessage,
@@ -36,9 +38,19 @@ from triows._channel import (
     Payload,
     Pings,
 )
-from triows._channel._outbox import BINARY, TEXT, encode
+from triows._channel._outbox import BINARY, TEXT, encode_message
 from triows._driver import Driver, Sink
-from triows._engine import Event, HTTPResponse, Message, Part, Ponged, Request
+from triows._engine import (
+    Deflated,
+    DeflateParameters,
+    Event,
+    HTTPResponse,
+    Message,
+    Part,
+    Ponged,
+    PreparedMessage,
+    Request,
+)
 from triows._options import Limits
 from triows._spec import CloseCode
 
@@ -101,14 +113,19 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     # Sending.
 
     @enable_ki_protection
-    async def send(self, message: Payload) -> None:
+    async def send(
+        self, message: Payload | PreparedMessage, *, compress: bool | None = None
+    ) -> None:
         """Send a message (RFC 6455 §5.6, §6.1).
 
         Waits while `Limits.send_queue_octets` or more are unsent; a message of any
         size enters whole once they are fewer. Senders are served in order.
 
         Args:
-            message: ``str`` is sent as text, anything else as binary.
+            message: ``str`` is sent as text, octets as binary, a `PreparedMessage` as what it
+                was made of.
+            compress: where that was agreed on (RFC 7692): None as `Deflate` says, True and
+                False whatever it says. A `PreparedMessage` has an answer of its own.
 
         Raises:
             TypeError: *message* is neither text nor octets; nothing was sent.
@@ -119,7 +136,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         Cancelling: ``Cancelled`` means that nothing of the message was or will be sent;
         a return, that all of it will be, unless the connection ends first.
         """
-        opcode, payload = encode(message)
+        opcode, payload = encode_message(message, compress)
         await trio.lowlevel.checkpoint_if_cancelled()
         outbox = self._outbox
         if not outbox.offer(opcode, payload):
@@ -129,7 +146,9 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     @enable_ki_protection
-    def send_nowait(self, message: Payload) -> None:
+    def send_nowait(
+        self, message: Payload | PreparedMessage, *, compress: bool | None = None
+    ) -> None:
         """Send a message as `send` does, if that needs no waiting.
 
         Raises:
@@ -137,7 +156,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
         And what `send` raises.
         """
-        opcode, payload = encode(message)
+        opcode, payload = encode_message(message, compress)
         outbox = self._outbox
         if not outbox.offer(opcode, payload):
             if outbox.must_wait and self.is_open:
@@ -146,7 +165,9 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
     @asynccontextmanager
     @enable_ki_protection
-    async def open_message(self, *, text: bool) -> AsyncIterator[OutgoingMessage]:
+    async def open_message(
+        self, *, text: bool, compress: bool = True
+    ) -> AsyncIterator[OutgoingMessage]:
         """Send a message in parts, for the time of an ``async with`` block (RFC 6455 §5.4).
 
         The block gets an `OutgoingMessage`; ``await message.send(part)`` sends a part, and
@@ -160,6 +181,8 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         Args:
             text: whether the parts are ``str``, which are sent as one text; otherwise they
                 are octets.
+            compress: whether to compress it, where that was agreed on; a part is sent so that
+                the peer can inflate all of it.
 
         Raises:
             trio.ClosedResourceError: `aclose` was called on this side, before the block or
@@ -172,7 +195,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         """
         outbox = self._outbox
         await outbox.take_floor()
-        message = OutgoingMessage(outbox, TEXT if text else BINARY)
+        message = OutgoingMessage(outbox, TEXT if text else BINARY, compress=compress)
         try:
             yield message
             message.end()
@@ -286,7 +309,8 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         One task that takes many messages at a time saves a scheduling pass for each.
 
         Args:
-            max: how many at the most, 1 or more.
+            max: how many at the most, 1 or more. Fewer come where there are more, once those
+                of them that were compressed have grown by a MiB.
 
         Returns:
             1..max messages, in order.
@@ -305,8 +329,10 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         try:
             await inbox.wait()
             batch = [self._take()]
-            while inbox and len(batch) < max:
-                batch.append(self._take())
+            enough = inbox.inflated + _BATCH_OCTETS
+            with contextlib.suppress(ConnectionBroken):  # the next call raises it
+                while inbox and len(batch) < max and inbox.inflated < enough:
+                    batch.append(self._take())
             return batch
         finally:
             inbox.release()
@@ -441,6 +467,12 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         return self._opening.subprotocol
 
     @property
+    def deflate(self) -> DeflateParameters | None:
+        """How messages are compressed, if both sides agreed to that (RFC 7692 §7.1)."""
+        deflate = self._driver.deflate
+        return None if deflate is None else deflate.parameters
+
+    @property
     def local(self) -> object:
         """This side's address as its socket gives it, or None."""
         return self._opening.local
@@ -488,6 +520,10 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     @enable_ki_protection
     async def run(self, leftover: bytes) -> None:
         """Serve the connection until its transport is dropped; for the shells."""
+        if self._driver.start(leftover):
+            with trio.CancelScope(shield=True):
+                await self._ended.wait()
+            return
         try:
             await self._driver.run(leftover)
         finally:
@@ -503,7 +539,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         """Take what was received; for the driver."""
         inbox = self._inbox
         for event in events:
-            if type(event) is Message or type(event) is Part:
+            if type(event) is Message or type(event) is Part or type(event) is Deflated:
                 inbox.admit(event)
             elif isinstance(event, Ponged):
                 self._pings.answer(event.payload, trio.current_time())
@@ -532,11 +568,15 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         inbox = self._inbox
         if not inbox.items:
             self._ending.raise_ended()
-        payload: str | bytes
-        payload, size = inbox.items.popleft()  # no part: those come only to who asked for them
-        inbox.octets -= size
+        item = inbox.items.popleft()
+        if type(item) is not tuple and type(item) is not Message:
+            inbox.octets -= item.size
+            item = inbox.inflate(item)
+        else:
+            inbox.octets -= item[1]
         if inbox.is_paused:
             inbox.read_on_if_there_is_room()
+        payload: str | bytes = item[0]
         return payload
 
     def _end_sending(self, code: int, reason: str) -> None:
@@ -553,3 +593,6 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     def _cancel_scopes(self) -> None:
         for scope in self._scopes:
             scope.cancel()
+
+
+_BATCH_OCTETS = 2**20

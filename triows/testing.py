@@ -4,6 +4,8 @@ Nothing here waits for anything but other tasks. Under a virtual clock, such as 
 fixture ``autojump_clock`` of pytest-trio, keepalive and timeouts pass in no time.
 """
 
+import errno
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,7 +20,7 @@ from triows._options import KeepAlive, Limits
 from triows._server import serve_listeners
 from triows._websocket import WebSocket
 
-__all__ = ["memory_pair"]
+__all__ = ["MemoryServer", "memory_pair", "memory_server"]
 
 
 @asynccontextmanager
@@ -72,6 +74,91 @@ async def memory_pair(
         nursery.cancel_scope.cancel()
 
 
+class MemoryServer:
+    """A server in memory that can die and come back; see `memory_server`.
+
+    Attributes:
+        attempts: the times, by Trio's clock, at which someone dialled.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.attempts: list[float] = []
+        self.is_up = True
+        """Whether whoever dials is connected, not refused."""
+        self._capacity = capacity
+        self._ends: list[_End] = []
+        self.listener = _MemoryListener()
+        """Where the connections arrive."""
+
+    async def dial(self, host: str, port: int) -> trio.abc.Stream:  # noqa: ARG002 - Dial's
+        """Connect, whatever *host* and *port* are: for ``reconnecting(dial=server.dial)``.
+
+        Raises:
+            ConnectionRefusedError: the server is down.
+        """
+        await trio.lowlevel.checkpoint()
+        self.attempts.append(trio.current_time())
+        if not self.is_up:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "the server is down")
+        ours, theirs = _open_streams(self._capacity)
+        self._ends.append(theirs)
+        self.listener.offer(theirs)
+        return ours
+
+    def die(self) -> None:
+        """Cut off every connection, losing what is under way, and refuse new ones."""
+        self.is_up = False
+        for end in self._ends:
+            end.cut_off()
+        self._ends.clear()
+
+    def come_back(self) -> None:
+        """Take connections again."""
+        self.is_up = True
+
+
+@asynccontextmanager
+async def memory_server(
+    handler: Callable[[WebSocket], Awaitable[Any]],
+    *,
+    capacity: int = 65_536,
+    **settings: Any,
+) -> AsyncIterator[MemoryServer]:
+    """Serve in memory for the time of the block, to clients that dial `MemoryServer.dial`.
+
+    Args:
+        handler: what is run for each connection, as in `serve`.
+        capacity: octets under way in one direction at which a sender waits, 1 or more.
+        settings: further ones of `serve_listeners`.
+
+    Cancelling ends the server as it does `serve`.
+    """
+    ensure_warm()  # in this thread: under a virtual clock waiting for another makes time pass
+    server = MemoryServer(capacity)
+    serve = partial(serve_listeners, handler, [server.listener], **settings)
+    async with unwrapped_nursery() as nursery:
+        await nursery.start(serve)
+        yield server
+        nursery.cancel_scope.cancel()
+
+
+class _MemoryListener(trio.abc.Listener["_End"]):
+    """A listener at which connections arrive that were dialled."""
+
+    def __init__(self) -> None:
+        self._offer, self._arrivals = trio.open_memory_channel[_End](math.inf)
+
+    def offer(self, end: "_End") -> None:
+        """Let a connection arrive."""
+        self._offer.send_nowait(end)
+
+    async def accept(self) -> "_End":
+        return await self._arrivals.receive()
+
+    async def aclose(self) -> None:
+        await self._arrivals.aclose()
+
+
 class _OneConnection(trio.abc.Listener["_End"]):
     """A listener at which one connection arrives."""
 
@@ -117,6 +204,12 @@ class _End(trio.abc.HalfCloseableStream):
     def __init__(self, incoming: _Pipe, outgoing: _Pipe) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
+
+    def cut_off(self) -> None:
+        """End both directions here, losing what is under way, as the death of a machine does."""
+        self._outgoing.octets.clear()
+        self._outgoing.end()
+        self._incoming.cut()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()

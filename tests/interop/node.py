@@ -1,4 +1,4 @@
-"""Where Node's ws lives: installed once, outside the repository, exactly as locked."""
+"""Where packages from npm live: installed once, outside the repository, exactly as locked."""
 
 import hashlib
 import os
@@ -11,19 +11,22 @@ from typing import NoReturn
 import pytest
 
 HERE = Path(__file__).parent
-MANIFESTS = [HERE / "package.json", HERE / "package-lock.json"]
+MANIFESTS = ("package.json", "package-lock.json")
 INSTALL_TIMEOUT = 100.0
 
 
-def node_modules() -> Path:
+def node_modules(wanted: Path = HERE) -> Path:
     """The directory to give to Node as ``NODE_PATH``, filled on first use.
+
+    *wanted* has the manifests of what is wanted; by default Node's ws.
 
     Skips the test where there is no Node or nothing to install from, or fails
     it where ``CI`` is "true".
     """
-    home = _cache() / _version()
+    manifests = [wanted / name for name in MANIFESTS]
+    home = _cache() / _version(manifests)
     if not home.exists():
-        _install(home)
+        _install(manifests, home)
     return home / "node_modules"
 
 
@@ -37,17 +40,17 @@ def _cache() -> Path:
     return Path(base) / "triows-tests"
 
 
-def _version() -> str:
-    octets = b"".join(manifest.read_bytes() for manifest in MANIFESTS)
+def _version(manifests: list[Path]) -> str:
+    octets = b"".join(manifest.read_bytes() for manifest in manifests)
     return f"node-{hashlib.sha256(octets).hexdigest()[:16]}"
 
 
-def _install(home: Path) -> None:
+def _install(manifests: list[Path], home: Path) -> None:
     """Install beside *home* and move the result there, so that two at once do no harm."""
     npm = shutil.which("npm") or _give_up("there is no npm")
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent) as directory:
-        for manifest in MANIFESTS:
+        for manifest in manifests:
             shutil.copy(manifest, directory)
         command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
         try:
@@ -55,7 +58,7 @@ def _install(home: Path) -> None:
                 command, cwd=directory, check=True, capture_output=True, timeout=INSTALL_TIMEOUT
             )
         except (subprocess.SubprocessError, OSError) as error:
-            _give_up(f"npm could not install ws: {error}")
+            _give_up(f"npm could not install what {manifests[0]} wants: {error}")
         if not home.exists():
             shutil.copytree(directory, home, dirs_exist_ok=True)
 

@@ -378,10 +378,11 @@ def test_what_happens_between_slices_of_a_batch_keeps_its_place(start, hasty):
     assert [payload for _, payload in frames(reply)] == [
         *[b"own 0", b"0", b"between 0 and 1", b"own 1", b"1", b"between 1 and 2"],
     ]
-    newcomer = pair.connect(masked(TEXT, b"new"))  # finishes the batch
-    assert pair.handler.messages == [b"0", b"1", b"2", b"3", b"new"]
+    newcomer = pair.connect(masked(TEXT, b"new"))
+    assert pair.handler.messages == [b"0", b"1"]
     reply = pair.hear(client)
 
+    assert pair.handler.messages == [b"0", b"1", b"2", b"3", b"new"]
     assert [payload for _, payload in frames(reply)] == [b"own 2", b"2", b"own 3", b"3"]
     assert [payload for _, payload in frames(pair.hear(newcomer))] == [b"own new", b"new"]
 

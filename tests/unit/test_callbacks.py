@@ -1,8 +1,10 @@
 """A loop with a handler in Python over socket pairs: messages, answers, and how it ends."""
 
+import itertools
 import math
 import socket
 import struct
+from types import SimpleNamespace
 
 import pytest
 
@@ -523,6 +525,24 @@ def test_a_loop_is_closed_though_a_callback_ends_everything(start):
     for client in clients:
         drain(client)
         assert is_over(client)
+
+
+def test_who_comes_while_messages_wait_does_not_have_them_all_handled(start, monkeypatch):
+    """A turn's callbacks keep to their budget though connections are added; on_open follows."""
+    pair = start(frame=echo)
+    client = pair.connect()
+    client.send(masked(TEXT, b"m") * 100)
+    monkeypatch.setattr(_callbacks, "BUDGET", 0.001)
+    monkeypatch.setattr(_callbacks, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+    pair.turn(1)
+    handled = len(pair.handler.messages)
+    assert 0 < handled < 100
+
+    pair.connect(masked(TEXT, b"left over"))
+
+    assert len(pair.handler.messages) == handled
+    assert frames(pair.hear(client)) == [(TEXT, b"m")] * 100
+    assert pair.handler.events[-2:] == [("open", 2), ("frame", 2, b"left over", TEXT)]
 
 
 # Closing from this side.

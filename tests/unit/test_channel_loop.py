@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,7 +45,7 @@ class Sink:
 class Bench:
     """A loop with one session, and its peer."""
 
-    def __init__(self, limits=None, keepalive=None, leftover=b""):
+    def __init__(self, limits=None, keepalive=None, leftover=b"", deflate=None):
         self.loop = ChannelLoop(limits or triows.Limits(), keepalive or triows.KeepAlive())
         self.loop.bell = lambda: None
         self.peer, theirs = socket.socketpair()
@@ -52,7 +53,7 @@ class Bench:
         theirs.setblocking(False)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         self.sink = Sink()
-        self.session = Session(self.loop, theirs.detach(), self.sink)
+        self.session = Session(self.loop, theirs.detach(), self.sink, deflate)
         assert self.session._enter(leftover)
 
     def turn(self, times=4):
@@ -125,6 +126,44 @@ def test_messages_are_delivered_and_sent(start):
     assert parse_frames(bench.hear()) == [(0x81, b"one"), (2, b"a"), (0x80, b"b"), (0x89, b"?")]
     with pytest.raises(ValueError, match="125"):
         bench.session.ping(bytes(126))
+
+
+def test_who_comes_between_turns_brings_no_message_twice(start):
+    """What a turn has handed over is not handed over again with a newcomer's leftover."""
+    bench = start()
+    bench.peer.send(masked(TEXT, b"once"))
+    bench.loop.take_turns(0)
+    _, theirs = pair = socket.socketpair()
+    sink = Sink()
+    newcomer = Session(bench.loop, theirs.detach(), sink)
+    assert newcomer._enter(masked(TEXT, b"left over"))
+    assert sink.events == [Message("left over", 9)]
+    assert bench.sink.events == [Message("once", 4)]
+    pair[0].close()
+
+
+def test_more_timeouts_at_once_than_there_are_rows_are_all_told(start):
+    """A sweep writes no more rows than there is room for; the next goes on."""
+    count = s.ROW_CAPACITY + 2_000
+    bench = start(limits=triows.Limits(max_connections=count + 1))
+    told = []
+    slots = bench.loop._slots[1 : count + 1]
+    slots[:, s.PHASE] = s.OPEN
+    slots[:, s.WANTS] = s.ENDINGS
+    slots[:, s.DESCRIPTOR] = -1
+    slots[:, s.MESSAGE_SINCE] = 1
+    bench.loop._words[s.USED_SLOTS] = count + 1
+    bench.loop._words[s.CONNECTIONS] = count + 1
+    for slot in range(1, count + 1):
+        session = SimpleNamespace(note=lambda *_, slot=slot: told.append(slot), end=lambda _: None)
+        bench.loop._sessions_by_slot.append(session)
+
+    bench.loop.take_turns(0)
+    assert len(told) == s.ROW_CAPACITY
+    bench.loop.take_turns(0)
+
+    assert told == list(range(1, count + 1))
+    assert bench.loop.connections == 1
 
 
 def test_what_a_peer_does_not_take_is_unsent_until_there_is_room(start):

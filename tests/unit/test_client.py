@@ -10,7 +10,8 @@ import trio.testing
 
 import triows
 from tests.conformance.transports import MemoryListener, in_memory, open_pair
-from triows._client import FAREWELL, open_websocket
+from triows._client import open_websocket
+from triows._connector import FAREWELL
 
 
 async def echo(ws):

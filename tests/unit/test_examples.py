@@ -1,6 +1,8 @@
 """The examples: each is run, and each is short."""
 
+import json
 import math
+import re
 import runpy
 import select
 import signal
@@ -21,6 +23,7 @@ from websockets.sync.client import connect as connect_sync
 from websockets.trio.client import connect
 
 import triows
+from chat import Directory
 from tests.conformance.peer import build_frame
 from triows.testing import memory_pair
 
@@ -402,3 +405,31 @@ async def test_shut_down(monkeypatch, nursery) -> None:
         signal.raise_signal(signal.SIGTERM)
         assert [message async for message in ws] == ["done: sweep"]
         assert ws.close_reason == triows.CloseReason(1001)
+
+
+async def test_chat_broker(nursery, capsys) -> None:
+    """Page and chat are on one port, whose address is printed; a signal ends them in order."""
+    run, directory = load("chat_broker")["run"], Directory(history=10)
+    async with trio.open_nursery() as inner:
+        inner.start_soon(run, directory, "127.0.0.1", 0)
+        with trio.fail_after(30):
+            while not (said := capsys.readouterr().out):  # noqa: ASYNC110 - printed when it listens
+                await trio.sleep(0.01)
+        address = re.fullmatch(r"Open http://(127\.0\.0\.1:\d+)\n", said)[1]
+        assert b"<title>Chat</title>" in await get(address, "/")
+        url = f"ws://{address}/chat"
+        async with (
+            triows.open_websocket(url, subprotocols=["chat.v1"]) as program,
+            triows.open_websocket(url) as person,
+        ):
+            await program.send('{"type": "hello", "nick": "ann"}')
+            await program.send('{"type": "join", "room": "lobby"}')
+            await person.send("hello")
+            events = [json.loads(await program.receive()) for _ in range(2)]
+            while events[-1]["type"] != "message":
+                events.append(json.loads(await program.receive()))
+            assert events[-1]["text"] == "hello"
+            signal.raise_signal(signal.SIGTERM)
+            assert '"type":"bye"' in [message async for message in program][-1]
+            assert "* The server is shutting down." in [message async for message in person]
+            assert program.close_reason == person.close_reason == triows.CloseReason(1001)

@@ -1,6 +1,7 @@
 """When `Reactor.run` returns: with the last listener, session and sender; what ends it early."""
 
 import contextlib
+import math
 import os
 import random
 import threading
@@ -9,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.conformance.peer import build_close
+from tests.conformance.peer import CLOSE, build_close
 from tests.sessions import GRACE, Notes, descriptors, open_session
 from triows import Handler, Limits, Reactor, Response, SessionId, compiled
 
@@ -114,6 +115,29 @@ async def test_what_the_last_on_close_adds_keeps_it_going(what, threads) -> None
             else:
                 run.scope.cancel()
             await run.is_over.wait()
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+async def test_a_grace_without_end_ends_with_the_last_peer(threads) -> None:
+    """What an on_close adds while peers are told to go is closed, though no deadline is set."""
+    next_ours, next_peer = open_session()
+
+    class Adding(Handler):
+        def on_close(self, conn, code, reason) -> None:
+            if next_ours.fileno() >= 0:
+                reactor.add_session(next_ours)
+
+    reactor = Reactor(Adding(), threads=threads, shutdown_grace=math.inf)
+    ours, peer = open_session()
+    reactor.add_session(ours)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(reactor.run)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                assert (await peer.receive_frame()).opcode == CLOSE
+                await peer.aclose()
+                await next_peer.receive_end()
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])

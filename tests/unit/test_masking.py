@@ -1,16 +1,22 @@
 """`mask`, by every length, alignment and phase (RFC 6455 §5.3)."""
 
+import numba
 import numpy as np
 import pytest
 
 from tests import naive
 from triows._kernels import mask
+from triows._kernels._masking import unmask_to as inline_unmask_to
 from triows._kernels._registry import JIT
 
 KEY = bytes([0xF1, 0x02, 0x83, 0x74])
 NUMBER = int.from_bytes(KEY, "little")
 LENGTHS = range(301)
+SHIFTS = (0, 1, 3, 4, 8, 12, 31, 32, 60, 63, 64, 65, 124, 128, 200)
 ALIGNMENTS = range(64) if JIT else (0, 1, 7, 8, 63)  # interpreted, an octet costs a microsecond
+
+# Compiled, the kernel is no function of its own but part of each that calls it.
+unmask_to = numba.njit(inline_unmask_to.py_func) if JIT else inline_unmask_to
 
 
 def aligned_octets(size):
@@ -58,6 +64,10 @@ def test_every_key_is_four_octets(key):
     stream = naive.mask(bytes(19), key.to_bytes(4, "little"), 2)
     assert octets.tobytes() == b"\0" + stream + b"\0"
 
+    octets[:] = 0
+    unmask_to(octets, 1, 2, 19, np.int64(key))  # as kernels give it
+    assert octets.tobytes() == b"\0" + naive.mask(bytes(19), key.to_bytes(4, "little"), 0) + b"\0"
+
 
 def test_the_example_of_the_rfc():
     """A masked "Hello" is the one that RFC 6455 §5.7 shows."""
@@ -90,3 +100,19 @@ def test_twice_is_nothing():
     mask(octets, 3, 997, NUMBER, 1)
 
     assert np.array_equal(octets, before)
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_every_length_moved_down(shift):
+    """A payload is unmasked where it is wanted, and nothing else is touched, overlapping or not."""
+    before = aligned_octets(8 + 200 + 300 + 8)
+    stream = np.frombuffer(KEY * 76, np.uint8)
+
+    for target in range(8) if JIT else (0, 7):
+        start = target + shift
+        for length in LENGTHS:
+            expected = before.copy()
+            expected[target : target + length] = before[start:][:length] ^ stream[:length]
+            octets = before.copy()
+            unmask_to(octets, target, start, length, NUMBER)
+            assert np.array_equal(octets, expected)

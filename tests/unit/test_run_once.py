@@ -11,7 +11,16 @@ import trio
 
 from tests.conformance.peer import build_close, build_frame
 from tests.sessions import connect_pair, descriptors
-from triows import Handler, KeepAlive, Limits, Reactor, SessionId, handler_fn, open_reactor
+from triows import (
+    Handler,
+    KeepAlive,
+    Limits,
+    Reactor,
+    Request,
+    SessionId,
+    handler_fn,
+    open_reactor,
+)
 
 pytestmark = pytest.mark.usefixtures("warm_sessions")
 
@@ -322,6 +331,29 @@ def test_an_end_that_is_interrupted_leaves_nothing() -> None:
         sender.close()
         theirs.close()
     assert descriptors() <= before
+
+
+def test_a_tick_that_is_interrupted_loses_no_send(echo) -> None:
+    """What a thread has sent leaves with the next tick, though an on_open tore this one."""
+
+    class Interrupted(Handler):
+        def on_open(self, conn) -> None:
+            if conn.request is not None:
+                raise KeyboardInterrupt
+
+    reactor = Reactor(Interrupted())
+    (ours, theirs), (more, _) = connect_pair(), connect_pair()
+    session = reactor.add_session(ours)
+    reactor.run_once(0)
+    with reactor.sender() as sender:
+        sender.send_nowait(session, b"sent")
+        reactor.add_session(more, request=Request(head=b"", scheme="ws", remote=None))
+        with pytest.raises(KeyboardInterrupt):
+            reactor.run_once(0)
+        sender.send_nowait(session, b"behind it")
+        reactor.run_once(0)
+    assert theirs.recv(100) == b"\x82\x04sent\x82\x09behind it"
+    reactor.close()
 
 
 def test_full_reactors_refuse_by_hand_too(echo) -> None:

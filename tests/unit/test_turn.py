@@ -29,7 +29,7 @@ class Pair:
         """The loop that is tested."""
         return Loop(handler, limits, keepalive)
 
-    def connect(self, leftover=b"", *, buffer=None):
+    def connect(self, leftover=b"", *, buffer=None, **about):
         """A client whose connection the loop has taken over."""
         ours, theirs = socket.socketpair()
         self.clients.append(ours)
@@ -37,7 +37,7 @@ class Pair:
         theirs.setblocking(False)
         if buffer:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-        self.loop.add(theirs.detach(), leftover, session=len(self.clients))
+        self.loop.add(theirs.detach(), leftover, session=len(self.clients), **about)
         return ours
 
     def turn(self, times=3):
@@ -487,6 +487,25 @@ def test_a_close_waits_for_the_queue(start):
 
     assert frames(reply)[-1] == (CLOSE, close_payload(1001))
     assert len(frames(reply)) == 21
+
+
+def test_a_peer_that_ends_its_stream_behind_its_close_gets_what_is_queued(start):
+    """Both sides close at once, the peer ends its side then, and still reads the rest."""
+    pair = start()
+    client = pair.connect(buffer=4_096)
+    for _ in range(6):
+        client.send(masked(BINARY, bytes(10_000)))
+        pair.turn()
+    pair.loop.say_goodbye()
+    assert pair.register(s.QUEUED) > 30_000
+    client.send(masked(CLOSE, close_payload(1001)))
+    client.shutdown(socket.SHUT_WR)
+
+    replies = frames(pair.hear(client))
+
+    assert replies[:-1] == [(BINARY, bytes(10_000))] * 6
+    assert replies[-1] == (CLOSE, close_payload(1001, b"the server is going away"))
+    assert is_over(client)
 
 
 def test_a_fault_waits_for_the_queue(start):

@@ -333,6 +333,40 @@ def test_an_octet_is_copied_a_bounded_number_of_times(monkeypatch, size):
     pair.close()
 
 
+def test_a_queue_that_stays_full_is_moved_a_bounded_number_of_times(monkeypatch):
+    """A peer that always takes just what it is sent makes no message dear."""
+    moved = [0]
+    real = _outlet.move
+
+    def move(target, start, source, source_start, count):
+        moved[0] += int(count)
+        return real(target, start, source, source_start, count)
+
+    pair = Pair()
+    client = pair.connect(buffer=4_096)
+    size = taken = 0
+    slot = pair.loop._slots[0]
+
+    def send():
+        nonlocal size
+        pair.loop.send_to(1, bytes(1_000), BINARY)
+        pair.loop.settle()
+        size += 1_004
+
+    while size < 200_000 or slot[s.QUEUE_ROOM] - slot[s.QUEUE_SIZE] > 10_000:
+        send()
+    monkeypatch.setattr(_outlet, "move", move)
+    for _ in range(200):
+        taken += len(client.recv(1_004))
+        pair.turn(1)
+        send()
+
+    assert pair.register(s.QUEUED) > 200_000
+    assert moved[0] < 2 * size
+    assert taken + len(pair.hear(client)) == size
+    pair.close()
+
+
 # The same with a handler in Python, which echoes, sends, and sends elsewhere.
 
 LARGE = b"large " * 12_000
@@ -394,6 +428,30 @@ def talk_at_every(monkeypatch, name, answer, *, buffer=None):
         assert pair.register(s.INCOMPLETE) == 0
         assert sorted(event[0] for event in pair.handler.of("close")) == [1, 2], at
         yield at, reply, told
+
+
+class StopError(BaseException):
+    """What a loop does not catch."""
+
+
+def test_blocks_that_no_callback_was_called_for_are_freed(monkeypatch, blocks):
+    """A loop that is torn down in the midst of its rows leaves nothing behind."""
+
+    def frame(_conn, _payload, _opcode):
+        raise StopError
+
+    handler = resolve_handler(lambda octets, _opcode: int(octets[0]))
+    pair = CallbackPair(Recorder(frame), compiled=handler)
+    clients = [pair.connect() for _ in range(3)]
+    for client in clients:
+        client.send(joined(BINARY, [b"\3", b"b"]) + joined(BINARY, [b"\1", b"b"]))
+    with pytest.raises(StopError):
+        pair.turn()
+    with pytest.raises(StopError):
+        pair.close()
+
+    assert len(pair.handler.messages) == 2
+    assert blocks == set()
 
 
 HEARD = [*TOLD, (TEXT, b"untouched")]

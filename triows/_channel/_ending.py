@@ -1,6 +1,6 @@
 """How a connection ends, and what those who use it afterwards are told."""
 
-from typing import NoReturn
+from typing import Final, NoReturn, TypeVar
 
 import attrs
 import trio
@@ -9,6 +9,11 @@ from triows._driver import Driver
 from triows._engine import Closed, Lost
 from triows._errors import TriowsError
 from triows._spec import CloseCode
+
+_ErrorT = TypeVar("_ErrorT", bound=Exception)
+
+_MARK: Final = "triows_ending"
+"""The attribute of an exception that says which connection's end it tells."""
 
 
 @attrs.frozen
@@ -44,10 +49,11 @@ class Ending:
         driver: the connection's.
     """
 
-    __slots__ = ("_driver", "has_sent_close", "is_closed_here", "may_hear_more")
+    __slots__ = ("_driver", "_mark", "has_sent_close", "is_closed_here", "may_hear_more")
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        self._mark: object = None  # of the exceptions that were raised from here
         self.is_closed_here = False
         """Whether this side closed: nothing is sent or received any more."""
         self.has_sent_close = False
@@ -88,7 +94,7 @@ class Ending:
             raise trio.ClosedResourceError("this WebSocket was closed")
         outcome = self._driver.outcome
         if isinstance(outcome, Closed) and outcome.code in _CLEAN:
-            raise trio.EndOfChannel
+            raise self._marked(trio.EndOfChannel())
         raise self.broken()
 
     def raise_ended_within_a_message(self) -> NoReturn:
@@ -100,7 +106,17 @@ class Ending:
     def broken(self) -> ConnectionBroken:
         """Make the exception that says how the connection ended."""
         reason = self.reason or CloseReason(CloseCode.ABNORMAL, "the transport broke")
-        return ConnectionBroken(reason.code, reason.reason)
+        return self._marked(ConnectionBroken(reason.code, reason.reason))
+
+    def has_raised(self, error: BaseException) -> bool:
+        """Whether *error* is one that told someone of this end."""
+        return self._mark is not None and vars(error).get(_MARK) is self._mark
+
+    def _marked(self, error: _ErrorT) -> _ErrorT:
+        """Make *error* known as this connection's, without holding on to either."""
+        self._mark = self._mark or object()
+        vars(error)[_MARK] = self._mark
+        return error
 
 
 _CLEAN = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)

@@ -3,6 +3,10 @@
 A receiver that waits is woken without being handed anything: it takes its message
 when it runs again, with no chance of being cancelled in between. So a wake-up and a
 cancellation that cross lose nothing, in whichever order they come.
+
+A compressed message is inflated when it is taken, by the task that takes it: a peer that
+sends many bombs holds up no one but that task, between two of whose checkpoints there is
+one message, and what is unread is as large as it was on the wire.
 """
 
 from collections import deque
@@ -12,7 +16,7 @@ import trio
 
 from triows._channel._ending import Ending
 from triows._driver import Driver
-from triows._engine import Message, Part
+from triows._engine import Deflated, InflateError, Inflater, Message, Part
 from triows._options import Limits
 
 
@@ -41,6 +45,7 @@ class Inbox:
         "_is_skipping",
         "_most_messages",
         "_most_octets",
+        "inflated",
         "is_paused",
         "is_reserved",
         "items",
@@ -56,7 +61,7 @@ class Inbox:
         self._most_messages = limits.receive_queue_messages
         self._ending = ending
         self.items: deque[Any] = deque()
-        """Each a `Part` or a `Message`, or a plain tuple of what that is of."""
+        """Each a `Part`, `Deflated` or `Message`, or a plain tuple of what a `Message` is of."""
         self.sleeper: trio.lowlevel.Task | None = None
         """Who waits, to be woken by `wake`, and forgotten by `forget_sleeper` if cancelled."""
         self.is_reserved = False
@@ -65,13 +70,15 @@ class Inbox:
         self.octets = 0
         """Octets of what is unread."""
         self.received = self.received_octets = 0
+        self.inflated = 0
+        """Octets that compressed messages have been inflated to."""
 
     def __len__(self) -> int:
         return len(self.items)
 
     # The driver's side.
 
-    def admit(self, item: Message | Part) -> None:
+    def admit(self, item: Message | Part | Deflated) -> None:
         """Take what was received; `wake` is to follow."""
         is_last = type(item) is Message or item[-1]
         size = item.size
@@ -81,6 +88,7 @@ class Inbox:
             return
         if self._is_skipping:
             self._is_skipping = not is_last
+            self._skip(item)
             return
         self.items.append(item)
         self.octets += size
@@ -152,19 +160,13 @@ class Inbox:
             self.admit(begun)
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def peek(self) -> Message | Part | None:
+    def peek(self) -> Message | Part | Deflated | None:
         """Return what `take` would, None where there is nothing."""
-        if not self.items:
-            return None
-        item: Message | Part = self.items[0]
-        return item if type(item) is Part else Message(*item)
+        return _named(self.items[0]) if self.items else None
 
-    def take(self) -> Message | Part:
+    def take(self) -> Message | Part | Deflated:
         """Return the first of what is unread, of which there must be some."""
-        item: Message | Part
-        item = self.items.popleft()
-        if type(item) is not Part:
-            item = Message(*item)
+        item = _named(self.items.popleft())
         self.octets -= item.size
         if self.is_paused:
             self.read_on_if_there_is_room()
@@ -175,10 +177,46 @@ class Inbox:
         if self.octets <= self._most_octets // 2 and len(self.items) <= self._most_messages // 2:
             self._read_on()
 
+    def inflate(self, item: Message | Part | Deflated) -> Message:
+        """Inflate a whole message that was taken.
+
+        Raises:
+            What `Ending.raise_ended` does: it is malformed or too large, and the connection
+                has failed because of that.
+        """
+        assert type(item) is Deflated  # parts come only to those who asked for them
+        try:
+            message = self.inflater.message(item)
+        except InflateError as error:
+            self.fail(error)
+            self._ending.raise_ended()
+        self.note_inflated(message.size - item.size)
+        return message
+
+    @property
+    def inflater(self) -> Inflater:
+        """What inflates what is taken, in order."""
+        deflate = self._driver.deflate
+        assert deflate is not None  # or nothing would have come compressed
+        return deflate.inflater
+
+    def note_inflated(self, octets: int) -> None:
+        """Count what an item has grown by."""
+        self.inflated += octets
+        self.received_octets += octets
+
+    def fail(self, error: InflateError) -> None:
+        """End the connection over what cannot be inflated; nothing behind that can be either."""
+        self._driver.fail(error)
+        self.clear()
+
     def skip_message(self) -> None:
         """Throw away the rest of the message that comes in parts, here and to come."""
+        if self._driver.deflate is not None:
+            self._skip(None)
         while self.items:
             item = self.take()
+            self._skip(item)
             if type(item) is Message or item[-1]:
                 return
         self._is_skipping = True
@@ -202,6 +240,22 @@ class Inbox:
         self._driver.end_parts()
         return trio.lowlevel.Abort.SUCCEEDED
 
+    def _skip(self, item: Message | Part | Deflated | None) -> None:
+        """Throw an item away, or what is left of the last; but keep a context going."""
+        if item is not None and type(item) is not Deflated:
+            return
+        inflater = self.inflater
+        if not inflater.takes_over:
+            inflater.discard()
+            return
+        try:
+            if item is not None:
+                inflater.feed(item.octets, is_last=item.is_last)
+            while inflater.has_more:
+                inflater.take(_SKIPPED)
+        except InflateError as error:
+            self.fail(error)
+
     def _stop_reading(self) -> None:
         if not self.is_paused:
             self.is_paused = True
@@ -211,3 +265,13 @@ class Inbox:
         if self.is_paused:
             self.is_paused = False
             self._driver.resume()
+
+
+_SKIPPED = 65_536
+"""Octets that are inflated at once where they are thrown away."""
+
+
+def _named(item: Any) -> Message | Part | Deflated:
+    """Return an item as what it is."""
+    named: Message | Part | Deflated = Message(*item) if type(item) is tuple else item
+    return named

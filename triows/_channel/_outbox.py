@@ -13,6 +13,7 @@ import trio
 
 from triows._channel._ending import Ending
 from triows._driver import Driver
+from triows._engine import PreparedMessage
 from triows._spec import Opcode
 
 Payload: TypeAlias = str | bytes | bytearray | memoryview
@@ -106,30 +107,35 @@ class Outbox:
 
     # Queueing, which does not wait.
 
-    def offer(self, opcode: int, payload: bytes) -> bool:
+    def offer(self, opcode: int, payload: bytes | PreparedMessage) -> bool:
         """Queue a whole message where nothing is in the way; returns False where something is.
 
         What `must_wait` and `queue` do, for the case that is nearly every send's.
         """
-        if self._line is not None or not self._driver.offer(opcode, payload, self._mark):
+        if self._line is not None or type(payload) is not bytes:
+            return False
+        if not self._driver.offer(opcode, payload, self._mark):
             return False
         self.sent += 1
         self.sent_octets += len(payload)
         return True
 
-    def queue(self, opcode: int, payload: bytes) -> None:
+    def queue(self, opcode: int, payload: bytes | PreparedMessage) -> None:
         """Queue a whole message; raises what `Ending.check_sendable` does."""
         self._ending.check_sendable()
         self.sent += 1
         self.sent_octets += len(payload)
-        self._driver.send(opcode, payload)
+        if isinstance(payload, PreparedMessage):
+            self._driver.send_prepared(payload)
+        else:
+            self._driver.send(opcode, payload)
 
-    def queue_part(self, opcode: int, payload: bytes, *, is_last: bool) -> None:
+    def queue_part(self, opcode: int, payload: bytes, *, is_last: bool, compress: bool) -> None:
         """Queue a part of the message that has the floor; raises likewise."""
         self._ending.check_sendable()
         self.sent += is_last
         self.sent_octets += len(payload)
-        self._driver.send_part(opcode, payload, is_last=is_last)
+        self._driver.send_part(opcode, payload, is_last=is_last, compress=compress)
 
 
 class _Line:
@@ -188,6 +194,22 @@ class _Floor:
 
 # Members of an IntEnum are slow to compute with.
 TEXT, BINARY = int(Opcode.TEXT), int(Opcode.BINARY)
+
+
+def encode_message(
+    message: Payload | PreparedMessage,
+    compress: bool | None,  # noqa: FBT001 - as `WebSocket.send` was given it
+) -> tuple[int, bytes | PreparedMessage]:
+    """Return the opcode and the octets of a message, prepared if it was or more is to be said.
+
+    Errors as `encode`.
+    """
+    if isinstance(message, PreparedMessage):
+        return message.opcode, message
+    if compress is not None:
+        prepared = PreparedMessage(message, compress=compress)
+        return prepared.opcode, prepared
+    return encode(message)
 
 
 def encode(message: Payload) -> tuple[int, bytes]:

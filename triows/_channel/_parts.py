@@ -9,18 +9,23 @@ import codecs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from triows import _kernels as kernels
 from triows._channel._ending import Ending
 from triows._channel._inbox import Inbox
 from triows._channel._outbox import TEXT, Outbox, Payload, encode
-from triows._engine import Message, Part
+from triows._engine import Deflated, InflateError, Message, Part
+
+PART_SIZE = 65_536
+"""Octets that a compressed message is inflated to at a time."""
 
 
 class OutgoingMessage:
     """A message that is sent in parts; `WebSocket.open_message` makes these."""
 
-    def __init__(self, outbox: Outbox, opcode: int) -> None:
+    def __init__(self, outbox: Outbox, opcode: int, *, compress: bool) -> None:
         self._outbox = outbox
         self._opcode = opcode
+        self._compress = compress
         self._is_sending = False
         self._is_over = False
         self.has_begun = False
@@ -65,7 +70,7 @@ class OutgoingMessage:
     def end(self) -> None:
         """Make the message whole; for `WebSocket`."""
         self._is_over = True
-        self._outbox.queue_part(self._opcode, b"", is_last=True)
+        self._outbox.queue_part(self._opcode, b"", is_last=True, compress=self._compress)
 
     def give_up(self) -> None:
         """Send no further part; for `WebSocket`."""
@@ -75,7 +80,7 @@ class OutgoingMessage:
         if self._is_over:
             raise trio.ClosedResourceError("this message has ended")
         if octets:
-            self._outbox.queue_part(self._opcode, octets, is_last=False)
+            self._outbox.queue_part(self._opcode, octets, is_last=False, compress=self._compress)
             self.has_begun = True
 
 
@@ -85,13 +90,17 @@ class IncomingMessage:
     `WebSocket.receive_parts` makes these.
     """
 
-    def __init__(self, inbox: Inbox, ending: Ending, first: Message | Part) -> None:
+    def __init__(self, inbox: Inbox, ending: Ending, first: Message | Part | Deflated) -> None:
         self._inbox = inbox
         self._ending = ending
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._is_receiving = False
         self._is_left = False
-        self.is_text = isinstance(first.payload, str) or getattr(first, "opcode", None) == TEXT
+        self._has_more = False  # inflated, of the last item that was taken
+        self._is_last = False  # that item
+        self.is_text = (
+            isinstance(first.payload, str) if isinstance(first, Message) else first.opcode == TEXT
+        )
         """Whether the parts are ``str``; otherwise they are ``bytes``."""
         self.is_whole = False
         """Whether the last part has been received."""
@@ -140,15 +149,22 @@ class IncomingMessage:
             self._inbox.wake()
 
     async def _wait(self) -> None:
-        if self.is_whole or self._is_left:
+        if self.is_whole or self._is_left or self._has_more:
             await trio.lowlevel.checkpoint()
         else:
             await self._inbox.wait()
 
     def _take(self) -> str | bytes:
+        if self._has_more:
+            return self._take_inflated()
         if not len(self._inbox):
             self._ending.raise_ended_within_a_message()
         item = self._inbox.take()
+        if isinstance(item, Deflated):
+            self._inbox.note_inflated(-item.size)
+            self._inbox.inflater.feed(item.octets, is_last=item.is_last)
+            self._is_last = item.is_last
+            return self._take_inflated()
         if isinstance(item, Message):
             self.is_whole = True
             return item.payload
@@ -156,3 +172,23 @@ class IncomingMessage:
         if self.is_text:
             return self._decoder.decode(item.payload, item.is_last)
         return item.payload
+
+    def _take_inflated(self) -> str | bytes:
+        """Inflate some more of the item that was taken."""
+        inbox = self._inbox
+        try:
+            octets = inbox.inflater.take(PART_SIZE)
+            self._has_more = inbox.inflater.has_more
+            self.is_whole = self._is_last and not self._has_more
+            inbox.note_inflated(len(octets))
+            return self._decode(octets) if self.is_text else octets
+        except InflateError as error:
+            self._has_more = False
+            inbox.fail(error)
+            self._ending.raise_ended_within_a_message()
+
+    def _decode(self, octets: bytes) -> str:
+        try:
+            return self._decoder.decode(octets, self.is_whole)
+        except UnicodeDecodeError:
+            raise InflateError(kernels.INVALID_UTF8) from None

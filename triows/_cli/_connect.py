@@ -16,7 +16,7 @@ from triows._cli._printable import printable, write_all
 from triows._client import open_websocket
 from triows._errors import HandshakeError
 from triows._nursery import unwrapped_nursery
-from triows._options import Limits
+from triows._options import Deflate, Limits
 from triows._spec import CloseCode
 from triows._warmup import warm_up_in_thread
 from triows._websocket import WebSocket
@@ -68,6 +68,10 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--max-message", type=_octets, default=Limits().max_message, metavar="OCTETS",
         help="largest message accepted (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--deflate", action=argparse.BooleanOptionalAction, default=True,
+        help="offer to compress messages (the default)",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
@@ -125,6 +129,7 @@ async def _connect(args: argparse.Namespace) -> CloseReason | None:
         headers=args.headers,
         subprotocols=args.subprotocols,
         limits=Limits(max_message=args.max_message),
+        deflate=Deflate() if args.deflate else None,
     ) as ws:
         took = trio.current_time() - began
         talk = _Talk(ws, min(max(LEAST_QUIET, took), MOST_QUIET), args.binary)

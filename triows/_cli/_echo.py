@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from triows._hub import why_no_reactor
-from triows._options import Limits
+from triows._options import Deflate, Limits
 from triows._reactor import Connection, compiled, handler_fn
 from triows._reactors import Reactor
 from triows._server import Server, serve
@@ -53,6 +53,11 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--max-message", type=_octets, default=Limits().max_message, metavar="OCTETS",
         help="largest message accepted (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--deflate", action=argparse.BooleanOptionalAction,
+        help="compress every message with clients that offer it, or none (default: with the "
+        "channel and batch APIs, those that are worth it)",
     )  # fmt: skip
     parser.add_argument("--certfile", help="PEM certificate chain: serve wss://")
     parser.add_argument("--keyfile", help="PEM private key, if it is not in CERTFILE")
@@ -125,7 +130,8 @@ async def _serve(args: argparse.Namespace, context: ssl.SSLContext | None) -> No
         limits = Limits(max_message=args.max_message)
         if args.api in REACTOR_APIS:
             handler = compiled_echo if args.api == "compiled" else handler_fn(callback_echo)
-            reactor = Reactor(handler, threads=args.threads, limits=limits)
+            deflate = Deflate(threshold=0) if args.deflate else None
+            reactor = Reactor(handler, threads=args.threads, limits=limits, deflate=deflate)
             announcement = _Announcement("ws")
             await reactor.run_echo(args.port, host=args.host, task_status=announcement)
             return
@@ -135,9 +141,13 @@ async def _serve(args: argparse.Namespace, context: ssl.SSLContext | None) -> No
             host=args.host,
             ssl_context=context,
             limits=limits,
+            deflate=_CHANNEL_DEFLATE[args.deflate],
             driver=args.driver,
             task_status=_Announcement("wss" if context else "ws"),
         )
+
+
+_CHANNEL_DEFLATE = {True: Deflate(threshold=0), None: Deflate(), False: None}
 
 
 @contextlib.contextmanager

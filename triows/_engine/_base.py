@@ -10,11 +10,13 @@ from abc import ABC, abstractmethod
 
 from triows import _kernels as kernels
 from triows._engine._closing import TRANSITIONS, Input, Phase
-from triows._engine._events import Closed, Event, Failed, Lost, Message, Part, Ponged
-from triows._engine._frames import FIN, FrameReader, Piece
+from triows._engine._deflate import PerMessageDeflate
+from triows._engine._events import Closed, Deflated, Event, Failed, Lost, Message, Part, Ponged
+from triows._engine._frames import FIN, RSV1, FrameReader, Piece
 from triows._engine._messages import Assembly, Budget
 from triows._engine._octets import Readable, own_octets
 from triows._engine._outbound import Outbound
+from triows._engine._prepared import PreparedMessage
 from triows._engine._timekeeper import Due, Timekeeper
 from triows._errors import ProtocolError
 from triows._options import KeepAlive, Limits
@@ -54,6 +56,7 @@ class Engine(ABC):
         keepalive: when to ping a quiet peer.
         now: the time at which the connection opened, in seconds of any clock.
         budget: the octets of unfinished messages that it shares with other connections.
+        deflate: what the connection's messages are compressed with, if that was agreed on.
 
     `outbound` holds the octets to send; `phase` says where the connection stands;
     `outcome` how it ended, once it has.
@@ -68,17 +71,23 @@ class Engine(ABC):
         keepalive: KeepAlive | None = None,
         now: float = 0.0,
         budget: Budget | None = None,
+        deflate: PerMessageDeflate | None = None,
     ) -> None:
         limits = limits or Limits()
+        self.deflate = deflate
+        self._deflater = None if deflate is None else deflate.deflater
         self.outbound = Outbound()
         self.phase = Phase.OPEN
         self.outcome: Closed | Failed | Lost | None = None
-        self._reader = FrameReader(limits, expect_mask=self.is_server)
+        self._reader = FrameReader(
+            limits, expect_mask=self.is_server, allows_rsv1=deflate is not None
+        )
         self._assembly = Assembly(budget or Budget(limits.max_incomplete))
         self._time = Timekeeper(limits, keepalive or KeepAlive(), now)
         self._opcode = 0  # of the message under way
         self._gives_parts = False
-        self._is_sending_parts = False
+        self._is_deflated = False  # that message
+        self._is_sending_parts = self._compresses_parts = False
 
     # What goes in.
 
@@ -90,7 +99,9 @@ class Engine(ABC):
             now: the time, in seconds.
 
         Returns:
-            What it amounts to, in order. Replies are in `outbound`.
+            What it amounts to, in order. Replies are in `outbound`. Compressed messages are
+            inflated by whoever takes them, in order, with `deflate`; `fail` tells the peer
+            of those that cannot be.
         """
         events: list[Event] = []
         if self.phase not in _LISTENING:
@@ -143,11 +154,17 @@ class Engine(ABC):
         """Note that the peer takes octets that had to wait: a sign of life, as octets from it."""
         self._time.heard(now)
 
-    def begin_parts(self) -> Part | None:
+    def fail(self, error: ProtocolError, now: float) -> list[Event]:
+        """Give the connection up because of what the peer has sent (RFC 6455 §7.1.7)."""
+        events: list[Event] = []
+        self._fail(error, now, events)
+        return events
+
+    def begin_parts(self) -> Part | Deflated | None:
         """Let the message under way, or else the next one, come in parts (RFC 6455 §5.4).
 
-        `receive` then gives each of its octets as soon as it has come, in `Part` events;
-        the messages behind it are whole again.
+        `receive` then gives each of its octets as soon as it has come, in `Part` events, or
+        `Deflated` ones that are not whole; the messages behind it are whole again.
 
         Returns:
             What is held of a message under way: its first part.
@@ -155,7 +172,7 @@ class Engine(ABC):
         self._gives_parts = True
         if not self._assembly.is_under_way:
             return None
-        return Part(self._assembly.take(), self._opcode, is_last=False)
+        return self._part(self._opcode, is_last=False)
 
     def end_parts(self) -> None:
         """Let the next message come whole, after all; no part may have come."""
@@ -168,13 +185,27 @@ class Engine(ABC):
 
         Args:
             opcode: TEXT, then *payload* is UTF-8, or BINARY.
-            payload: one-dimensional octets; copied unless they are ``bytes``.
+            payload: one-dimensional octets; copied unless they are ``bytes``. Compressed if
+                that was agreed on and is worth it.
         """
         assert self.phase is Phase.OPEN
-        self._append(FIN | opcode, payload)
+        deflated = None if self._deflater is None else self._deflater.compress(payload)
+        if deflated is None:
+            self._append(FIN | opcode, payload)
+        else:
+            self._append(FIN | RSV1 | opcode, deflated)
+
+    def send_prepared(self, message: PreparedMessage) -> None:
+        """Queue a whole data message that was made for many connections."""
+        assert self.phase is Phase.OPEN
+        deflated = None if self._deflater is None else self._deflater.compress(message)
+        if deflated is None:
+            self._append(FIN | message.opcode, message.payload)
+        else:
+            self._append(FIN | RSV1 | message.opcode, deflated)
 
     def send_part(
-        self, opcode: int, payload: bytes | bytearray | memoryview, *, is_last: bool
+        self, opcode: int, payload: bytes, *, is_last: bool, compress: bool = True
     ) -> None:
         """Queue a part of a data message, as a frame of its own (RFC 6455 §5.4).
 
@@ -182,11 +213,18 @@ class Engine(ABC):
 
         Args:
             opcode: the message's; its parts together are UTF-8 if that is TEXT.
-            payload: as for `send`; may be empty.
+            payload: octets; may be empty.
             is_last: whether the message is whole with it.
+            compress: whether to compress the message, if that was agreed on; the first part's
+                counts.
         """
         assert self.phase is Phase.OPEN
-        first_octet = Opcode.CONTINUATION if self._is_sending_parts else opcode
+        first_octet = int(Opcode.CONTINUATION)
+        if not self._is_sending_parts:
+            self._compresses_parts = compress and self._deflater is not None
+            first_octet = opcode | RSV1 if self._compresses_parts else opcode
+        if self._compresses_parts and self._deflater is not None:
+            payload = self._deflater.compress_part(payload, is_last=is_last)
         self._append(first_octet | FIN if is_last else first_octet, payload)
         self._is_sending_parts = not is_last
 
@@ -243,16 +281,24 @@ class Engine(ABC):
                 self._take_control(opcode, bytes(payload), now, events)
             elif flags == _WHOLE and not self._gives_parts:
                 events.append(_message(opcode, payload, size))
+            elif flags == _WHOLE_DEFLATED and not self._gives_parts:
+                events.append(Deflated(bytes(payload), opcode))
             else:
-                self._assembly.add(payload)
-                is_last = bool(flags & kernels.MESSAGE_END)
-                if self._gives_parts:
-                    events.append(self._part(opcode, is_last=is_last))
-                elif is_last:
-                    whole = self._finish_message()
-                    events.append(_message(opcode, whole, len(whole)))
                 self._opcode = opcode
+                self._is_deflated = bool(flags & kernels.COMPRESSED)
+                self._take_piece(payload, events, is_last=bool(flags & kernels.MESSAGE_END))
         self._note_whole()
+
+    def _take_piece(self, payload: memoryview, events: list[Event], *, is_last: bool) -> None:
+        self._assembly.add(payload)
+        if self._gives_parts:
+            events.append(self._part(self._opcode, is_last=is_last))
+        elif is_last:
+            whole = self._finish_message()
+            if self._is_deflated:
+                events.append(Deflated(bytes(whole), self._opcode))
+            else:
+                events.append(_message(self._opcode, whole, len(whole)))
 
     def _take_control(self, opcode: int, payload: bytes, now: float, events: list[Event]) -> None:
         if opcode == Opcode.PING:
@@ -266,8 +312,9 @@ class Engine(ABC):
             self._discard_partial()
             events.append(self.outcome)
 
-    def _part(self, opcode: int, *, is_last: bool) -> Part:
-        part = Part(self._assembly.take(), opcode, is_last)
+    def _part(self, opcode: int, *, is_last: bool) -> Part | Deflated:
+        kind = Deflated if self._is_deflated else Part
+        part = kind(self._assembly.take(), opcode, is_last)
         if is_last:
             self._finish_message()
             self._gives_parts = False
@@ -310,9 +357,14 @@ class Engine(ABC):
         transition = TRANSITIONS[self.phase][cause]
         if self.phase is Phase.OPEN:
             self._time.close_since = now
+            self._end_sending(transition.phase)
         self.phase = transition.phase
         if transition.sends_close:
             self.outbound.append_close(self._frame(FIN | Opcode.CLOSE, payload))
+
+    def _end_sending(self, phase: Phase) -> None:
+        if self._deflater is not None and phase is not Phase.OPEN:
+            self._deflater.discard()
 
     def _append(self, first_octet: int, payload: bytes | bytearray | memoryview) -> None:
         self.outbound.append(self._frame(first_octet, payload))
@@ -326,6 +378,7 @@ class Engine(ABC):
 
 # Plain names and integers for the path of every message: an IntEnum compares in Python.
 _TEXT, _CLOSE, _WHOLE = int(Opcode.TEXT), int(Opcode.CLOSE), kernels.WHOLE
+_WHOLE_DEFLATED = kernels.WHOLE | kernels.COMPRESSED
 _LISTENING = (Phase.OPEN, Phase.CLOSING)
 _NEVER = float("inf")
 _PING = FIN | int(Opcode.PING)

@@ -18,6 +18,8 @@ import numpy as np
 from triows import _kernels as kernels
 from triows._engine._base import Engine
 from triows._engine._closing import Phase
+from triows._engine._deflate import PerMessageDeflate
+from triows._engine._events import Deflated
 from triows._engine._frames import FIN, Piece, header_size
 from triows._engine._messages import Budget
 from triows._engine._octets import Octets, Writable, writable_octets
@@ -56,8 +58,11 @@ class EmbeddedEngine(Engine):
         keepalive: KeepAlive | None = None,
         now: float = 0.0,
         budget: Budget | None = None,
+        deflate: PerMessageDeflate | None = None,
     ) -> None:
-        super().__init__(limits=limits, keepalive=keepalive, now=now, budget=budget)
+        super().__init__(
+            limits=limits, keepalive=keepalive, now=now, budget=budget, deflate=deflate
+        )
         self._replies = Replies()
 
     def process(
@@ -158,7 +163,11 @@ class EmbeddedEngine(Engine):
             else:
                 self._assembly.add(payload)
                 if flags & kernels.MESSAGE_END:
-                    self._process_joined(opcode, self._finish_message(), handler, now)
+                    joined = self._finish_message()
+                    process = self._process_joined
+                    if flags & kernels.COMPRESSED:
+                        process = self._process_deflated
+                    process(opcode, joined, handler, now)
         self._note_whole()
 
     def _process_joined(
@@ -166,6 +175,15 @@ class EmbeddedEngine(Engine):
     ) -> None:
         if self._ask(handler, memoryview(payload), opcode, now):
             self._replies.append_local(self._frame(FIN | opcode, payload))
+
+    def _process_deflated(
+        self, opcode: int, payload: bytearray, handler: Handler, now: float
+    ) -> None:
+        assert self.deflate is not None
+        inflated = bytearray(self.deflate.inflater.octets(Deflated(bytes(payload), opcode)))
+        if self._ask(handler, memoryview(inflated), opcode, now):
+            self.send(opcode, inflated)
+            self._localise()
 
     def _ask(self, handler: Handler, payload: memoryview, opcode: int, now: float) -> bool:
         """Call the handler; returns whether to echo: not once a Close was sent."""

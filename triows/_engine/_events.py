@@ -27,6 +27,21 @@ class Part(NamedTuple):
         return len(self.payload)
 
 
+class Deflated(NamedTuple):
+    """A compressed message, or a part of one, as it came: to be inflated by who takes it."""
+
+    octets: bytes
+    opcode: int
+    """The message's."""
+    is_last: bool = True
+    """Whether the message is whole with it."""
+
+    @property
+    def size(self) -> int:
+        """Octets as they came."""
+        return len(self.octets)
+
+
 class Ponged(NamedTuple):
     """A Pong arrived, asked for or not (RFC 6455 §5.5.3)."""
 
@@ -55,5 +70,5 @@ class Lost(NamedTuple):
     reason: str
 
 
-Event = Message | Part | Ponged | Closed | Failed | Lost
+Event = Message | Part | Deflated | Ponged | Closed | Failed | Lost
 """Pings need no event: the engine answers them."""

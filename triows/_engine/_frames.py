@@ -20,6 +20,8 @@ from triows._options import Limits
 from triows._spec import MAX_CONTROL_PAYLOAD, MAX_HEADER
 
 FIN = 0x80
+RSV1 = 0x40
+"""In a frame's first octet: its message is compressed (RFC 7692 §6)."""
 
 _ROWS = 128
 _CARRY = 2 + 4 + MAX_CONTROL_PAYLOAD  # a masked control frame, the most that is carried
@@ -38,14 +40,16 @@ class FrameReader:
     Args:
         limits: of messages, fragments.
         expect_mask: whether the peer must mask; otherwise it must not.
+        allows_rsv1: whether messages may be compressed (RFC 7692 §6).
     """
 
     __slots__ = ("_carry", "_needed", "_state", "_table", "carried")
 
-    def __init__(self, limits: Limits, *, expect_mask: bool) -> None:
+    def __init__(self, limits: Limits, *, expect_mask: bool, allows_rsv1: bool = False) -> None:
         kernels.ensure_warm()
         self._state = np.zeros(kernels.STATE_SIZE, np.int64)
         self._state[kernels.EXPECT_MASK] = expect_mask
+        self._state[kernels.ALLOWED_RSV] = kernels.RSV1 if allows_rsv1 else 0
         self._state[kernels.MAX_MESSAGE] = limits.max_message
         self._state[kernels.MAX_FRAGMENTS] = limits.max_fragments
         self._carry: Octets | None = None

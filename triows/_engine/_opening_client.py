@@ -14,6 +14,7 @@ from triows import _spec
 from triows._engine._head import HeadFault, HeadFields, HeadReader
 from triows._engine._headers import FieldsLike, Headers
 from triows._engine._http import HTTPResponse
+from triows._engine._negotiation import DeflateParameters, judge_answer, offer_for
 from triows._engine._opening import (
     accept_for,
     check_subprotocols,
@@ -23,13 +24,13 @@ from triows._engine._opening import (
 )
 from triows._engine._target import is_authority, parse_target
 from triows._errors import HandshakeRejected, InvalidHandshake
-from triows._options import Limits
+from triows._options import Deflate, Limits
 from triows._version import __version__
 
 USER_AGENT: Final = f"triows/{__version__}"
 
 # RFC 9112 §4; the space behind the status is missing in the wild.
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
+STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
 
 
 class _AnswerHeard(HeadFields):
@@ -65,6 +66,8 @@ class ClientHandshake:
         target: the path and query, percent-encoded.
         headers: further fields of the request, as `Headers` takes them.
         subprotocols: those to offer, the one liked best first.
+        deflate: how messages may be compressed, an offer for each (RFC 7692), the one liked
+            best first.
         origin: the Origin to send; None for none.
         user_agent: the User-Agent to send unless *headers* has one; None for none.
         limits: how large the answer's head and body may be.
@@ -77,10 +80,11 @@ class ClientHandshake:
     Attributes:
         response: the server's 101, or None.
         subprotocol: what the server chose of *subprotocols*, or None.
+        deflate: which of the offers the server took, and what is agreed; None for none.
         leftover: the octets behind the 101, which are frames.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         host: str,
         target: str,
@@ -89,6 +93,7 @@ class ClientHandshake:
         limits: Limits,
         headers: FieldsLike = (),
         subprotocols: Sequence[str] = (),
+        deflate: Sequence[Deflate] = (),
         origin: str | None = None,
         user_agent: str | None = USER_AGENT,
     ) -> None:
@@ -101,7 +106,9 @@ class ClientHandshake:
         parse_target(target)
         self.response: HTTPResponse | None = None
         self.subprotocol: str | None = None
+        self.deflate: tuple[Deflate, DeflateParameters] | None = None
         self.leftover = b""
+        self._deflate = deflate
         self._offered = check_subprotocols(subprotocols)
         self._key = b64encode(key)
         self._request_line = f"GET {target} HTTP/1.1\r\n".encode()
@@ -131,6 +138,9 @@ class ClientHandshake:
         ]
         if self._offered:
             fields.append(("Sec-WebSocket-Protocol", ", ".join(self._offered)))
+        if self._deflate:
+            offers = ", ".join(map(offer_for, self._deflate))
+            fields.append(("Sec-WebSocket-Extensions", offers))
         if origin is not None:
             fields.append(("Origin", origin))
         if user_agent is not None and "user-agent" not in extra:
@@ -185,7 +195,7 @@ class ClientHandshake:
                     return None
             except HeadFault as fault:
                 raise InvalidHandshake(f"the server's answer is refused: {fault.reason}") from None
-            match = _STATUS_LINE.fullmatch(self._reader.start_line())
+            match = STATUS_LINE.fullmatch(self._reader.start_line())
             if match is None:
                 raise InvalidHandshake("the server's status line is malformed")
             if match[2] == b"101":
@@ -207,7 +217,8 @@ class ClientHandshake:
         if fields.get(b"sec-websocket-accept", []) != [accept_for(self._key)]:
             raise InvalidHandshake("the Sec-WebSocket-Accept field does not answer the key")
         if b"sec-websocket-extensions" in fields:
-            raise InvalidHandshake("the server uses an extension that was not requested")
+            answer = b",".join(fields[b"sec-websocket-extensions"]).decode("iso-8859-1")
+            self.deflate = judge_answer(answer, self._deflate)
         if has_body(fields):
             raise InvalidHandshake("a 101 may not have a body")
         self.subprotocol = self._chosen(fields.get(b"sec-websocket-protocol", []))

@@ -15,6 +15,7 @@ from triows._engine._extensions import parse_extensions
 from triows._engine._head import Fields, HeadFault, HeadFields, HeadReader
 from triows._engine._headers import FieldsLike, Headers, is_token, list_members
 from triows._engine._http import HandshakeRefused, HTTPResponse
+from triows._engine._negotiation import DeflateParameters, choose_offer
 from triows._engine._opening import (
     accept_for,
     has_body,
@@ -24,7 +25,7 @@ from triows._engine._opening import (
 )
 from triows._engine._request import Request
 from triows._engine._target import is_authority, parse_target
-from triows._options import Limits
+from triows._options import Deflate, Limits
 
 _UPGRADE_REQUIRED = HTTPResponse(
     426,
@@ -51,6 +52,7 @@ class ServerHandshake:
         subprotocols: those that the server speaks, the one it likes best first.
         origins: the Origins that may open a WebSocket, in lower case, as a browser sends
             them; None among them stands for a request without Origin. None for all.
+        deflate: how messages may be compressed (RFC 7692); None for not at all.
         scheme: ``ws`` or ``wss``, for `Request.scheme`.
         remote: the peer's address, for `Request.remote`.
 
@@ -58,6 +60,7 @@ class ServerHandshake:
         request: what `receive` gave, or None.
         refusal: the answer to *request* if the application has none of its own, since it
             asks for no WebSocket; None if it may be accepted.
+        deflate: what `accept` agrees to, or None: messages go uncompressed.
         leftover: the octets behind the head; after the 101 they are frames.
     """
 
@@ -67,6 +70,7 @@ class ServerHandshake:
         subprotocols: Sequence[str] = (),
         origins: Collection[str | None] | None = None,
         *,
+        deflate: Deflate | None = None,
         scheme: str = "ws",
         remote: Any = None,
     ) -> None:
@@ -74,7 +78,10 @@ class ServerHandshake:
             raise TypeError("origins is a collection of origins, not one origin")
         self.request: Request | None = None
         self.refusal: HTTPResponse | None = None
+        self.deflate: DeflateParameters | None = None
         self.leftover = b""
+        self._settings = deflate
+        self._extensions = b""
         self._subprotocols = subprotocols
         self._origins = origins
         self._scheme = scheme
@@ -138,6 +145,8 @@ class ServerHandshake:
         answer = _SWITCHING + accept_for(self._key) + b"\r\n"
         if chosen is not None:
             answer += b"Sec-WebSocket-Protocol: " + chosen.encode() + b"\r\n"
+        if self._extensions:
+            answer += b"Sec-WebSocket-Extensions: " + self._extensions + b"\r\n"
         return answer + extra + b"\r\n"
 
     def refuse(self, response: HTTPResponse) -> bytes:
@@ -194,8 +203,18 @@ class ServerHandshake:
         if b"sec-websocket-protocol" in fields:
             self._offered = _offered(fields[b"sec-websocket-protocol"])
         if b"sec-websocket-extensions" in fields:
-            _check_extensions(fields[b"sec-websocket-extensions"])
+            self._judge_extensions(fields[b"sec-websocket-extensions"])
         self._judge_origin(fields)
+
+    def _judge_extensions(self, values: list[bytes]) -> None:
+        try:
+            offers = parse_extensions(b",".join(values).decode("iso-8859-1"))
+        except ValueError:
+            _refuse(400, "The Sec-WebSocket-Extensions field is malformed.")
+        chosen = None if self._settings is None else choose_offer(offers, self._settings)
+        if chosen is not None:
+            answer, self.deflate = chosen
+            self._extensions = answer.encode()
 
     def _judge_origin(self, fields: Fields) -> None:
         origin = None
@@ -234,13 +253,6 @@ def _check_message(fields: Fields) -> None:
         _refuse(400, "The Host field is malformed.")
     if has_body(fields):
         _refuse(400, "The request may not have a body.")
-
-
-def _check_extensions(values: list[bytes]) -> None:
-    try:
-        parse_extensions(b",".join(values).decode("iso-8859-1"))
-    except ValueError:
-        _refuse(400, "The Sec-WebSocket-Extensions field is malformed.")
 
 
 def _offered(values: list[bytes]) -> list[str]:

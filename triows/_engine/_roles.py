@@ -2,9 +2,11 @@
 
 import os
 
+from triows._engine._closing import Phase
 from triows._engine._embedded import EmbeddedEngine
 from triows._engine._frames import masked_frame, server_header
 from triows._engine._octets import Octets
+from triows._engine._prepared import PreparedMessage
 from triows._kernels import mask
 
 _JOIN = 16_384
@@ -15,6 +17,12 @@ class ServerEngine(EmbeddedEngine):
     """The server's end: its peer masks, it does not (RFC 6455 §5.1)."""
 
     is_server = True
+
+    def send_prepared(self, message: PreparedMessage) -> None:
+        """See `Engine.send_prepared`; the frame is shared with other connections."""
+        assert self.phase is Phase.OPEN
+        deflater = self._deflater
+        self.outbound.append(message.frame if deflater is None else deflater.frame(message))
 
     def _append(self, first_octet: int, payload: bytes | bytearray | memoryview) -> None:
         if len(payload) <= _JOIN:

@@ -52,6 +52,7 @@ TOO_MUCH_INCOMPLETE: Final = -19
 GOING_AWAY: Final = -20
 HANDLER_CLOSED: Final = -21
 SLOW_PEER: Final = -22
+INVALID_DEFLATE: Final = -23
 
 ENDINGS: Final[dict[int, tuple[CloseCode, str]]] = FAULTS | {
     HANDLER_FAILED: (CloseCode.INTERNAL_ERROR, "the handler failed"),
@@ -60,5 +61,6 @@ ENDINGS: Final[dict[int, tuple[CloseCode, str]]] = FAULTS | {
     GOING_AWAY: (CloseCode.GOING_AWAY, "the server is going away"),
     HANDLER_CLOSED: (CloseCode.NORMAL, ""),
     SLOW_PEER: (CloseCode.TRY_AGAIN_LATER, "the peer does not take what it is sent"),
+    INVALID_DEFLATE: (CloseCode.INVALID_PAYLOAD, "message not deflated as agreed"),
 }
 """Ending code to the close code and reason that the compiled turn tells the peer."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from triows._kernels import _slots as s
 from triows._kernels._faults import ENDINGS, GOING_AWAY, HANDLER_CLOSED, HANDLER_FAILED
 from triows._kernels._libc import Octets
-from triows._kernels._outlet import drop_queue
+from triows._kernels._outlet import adjust_interest, drop_queue
 from triows._kernels._registry import kernel
 from triows._kernels._replies import say_masked, send_replies
 from triows._kernels._scan import CLOSE_OPCODE, EXPECT_MASK
@@ -147,4 +147,6 @@ def settle(
         row[s.PHASE] = s.LINGERING
         if end_writing(row[s.DESCRIPTOR]) < 0:
             return end(loop, slots, event, slot)
+    elif row[s.PHASE] == s.CLOSED and adjust_interest(loop, row, event, slot) < 0:
+        return end(loop, slots, event, slot)  # read no more: the end of its stream ends nothing
     return 0

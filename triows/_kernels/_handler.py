@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from triows._kernels._libc import Octets
-from triows._kernels._registry import JIT
+from triows._kernels._registry import JIT, kernel
 
 # What a handler answers (`triows.Response`).
 DISCARD: Final = 0
@@ -64,6 +64,19 @@ def _plain_call(address: int, octets: Octets, opcode: int) -> int:
 
 call_handler: Any = intrinsic(_typed_call) if JIT else _plain_call
 """call_handler(address, octets, opcode): what the handler returns, or RAISED."""
+
+
+@kernel("int64(int64, uint8[::1], int64)")
+def ask_handler(address: int, payload: Octets, opcode: int) -> int:
+    """Call a compiled handler for a payload that no turn has at hand.
+
+    address  of the handler
+    payload  uint8 (n,), which the handler may change
+    opcode   1 or 2
+
+    Returns what the handler returns, or RAISED.
+    """
+    return call_handler(address, payload, opcode)
 
 
 def resolve_handler(function: CompiledHandler) -> int:

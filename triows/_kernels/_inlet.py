@@ -29,13 +29,16 @@ from triows._kernels._rows import (
     collect_plain,
 )
 from triows._kernels._scan import (
+    ALLOWED_RSV,
     CLOSE_OPCODE,
+    COMPRESSED,
     EXPECT_MASK,
     FAULT,
     FRAME_END,
     IS_FULL,
     MESSAGE_END,
     MESSAGE_OPCODE,
+    MESSAGE_RSV,
     NEXT,
     REMAINING,
     ROW_FLAGS,
@@ -128,7 +131,9 @@ def finish_message(
         handle = row[s.MESSAGE]
         loop[s.INCOMPLETE] -= size
         row[s.MESSAGE] = row[s.MESSAGE_STORED] = row[s.MESSAGE_ROOM] = 0
-        return collect(loop, row, slot, opcode, message, MESSAGE_HEADROOM, size, handle)
+        is_compressed = row[MESSAGE_RSV]
+        start = MESSAGE_HEADROOM
+        return collect(loop, row, slot, opcode, message, start, size, handle, is_compressed)
     result = 0
     if row[s.PHASE] == s.OPEN and ask(
         loop, row, region, piece(message, MESSAGE_HEADROOM, size), opcode
@@ -173,10 +178,11 @@ def serve_piece(
         loop[s.FRAMES_IN] += 1
     if opcode >= CLOSE_OPCODE:
         return serve_control(loop, row, region, slot, found)
-    if found[ROW_FLAGS] == WHOLE:
+    is_compressed = found[ROW_FLAGS] & COMPRESSED
+    if found[ROW_FLAGS] - is_compressed == WHOLE:
         row[s.MESSAGE_SINCE] = 0
-        if loop[s.COLLECTS]:
-            return collect(loop, row, slot, opcode, region, start, size, 0)
+        if loop[s.COLLECTS]:  # as any loop whose connections may compress
+            return collect(loop, row, slot, opcode, region, start, size, 0, is_compressed)
         if row[s.PHASE] == s.OPEN and ask(loop, row, region, piece(region, start, size), opcode):
             place(loop, region, opcode, start, size)
         return 0
@@ -315,7 +321,8 @@ def receive_octets(
     row = slots[slot]
     begin = loop[s.RECEIVE_AT]
     carried = restore(row, region, begin)
-    count = receive(row[s.DESCRIPTOR], region, begin, s.RECEIVE_SIZE)
+    size = s.COMPRESSED_SIZE if row[ALLOWED_RSV] else s.RECEIVE_SIZE
+    count = receive(row[s.DESCRIPTOR], region, begin, size)
     judged = note_receive(loop, row, count)
     if judged <= 0 or row[s.PHASE] in (s.LINGERING, s.FAILED, s.CLOSED):
         return min(judged, 0)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -86,6 +87,64 @@ count   words, >= 0
 
 The words are in the machine's own order of octets. The view borrows the
 memory of *octets* and must not outlive the kernel that made it.
+"""
+
+
+# As above: numba runs it while it compiles.
+def _xor_move(size: int) -> Any:  # pragma: no cover
+    """Make the intrinsic that moves *size* octets and applies a mask to them on the way.
+
+    One load, one store: an instruction each, where the processor has vectors of that size.
+    """
+    lanes, item = (size // WORD_SIZE, 64) if size >= WORD_SIZE else (1, 8 * size)
+    number = ir.IntType(item)
+    whole = ir.VectorType(number, lanes) if lanes > 1 else number
+
+    def typed(_context: Any, octets: Any, _target: Any, _start: Any, _word: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            array, target, start, word = arguments
+            data = make_array(signature.args[0])(context, builder, array).data
+            address = [
+                builder.bitcast(cgutils.gep_inbounds(builder, data, at), whole.as_pointer())
+                for at in (start, target)
+            ]
+            if item < 64:
+                word = builder.trunc(word, number)
+            if lanes > 1:
+                first = ir.Constant(ir.IntType(32), 0)
+                word = builder.insert_element(ir.Constant(whole, ir.Undefined), word, first)
+                every = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+                word = builder.shuffle_vector(word, word, every)
+            octets = builder.load(address[0], align=1)
+            builder.store(builder.xor(octets, word), address[1], align=1)
+            return context.get_dummy_value()
+
+        return types.void(octets, types.int64, types.int64, types.uint64), build
+
+    return intrinsic(typed)
+
+
+def _plain_xor_move(size: int) -> Any:
+    """Make the twin of `_xor_move`."""
+
+    def xor_move(octets: Octets, target: int, start: int, word: int) -> None:
+        stream = np.resize(np.frombuffer(int(word).to_bytes(WORD_SIZE, "little"), np.uint8), size)
+        octets[target : target + size] = octets[start : start + size] ^ stream
+
+    return xor_move
+
+
+_xor: Any = _xor_move if JIT else _plain_xor_move
+
+xor_1, xor_2, xor_4, xor_8, xor_16, xor_32, xor_64 = map(_xor, (1, 2, 4, 8, 16, 32, 64))
+"""xor_n(octets, target, start, word): n octets to octets[target:] from octets[start:], XORed.
+
+octets  uint8 (n,), C-contiguous
+target  offset, 0 <= target <= n - size; unchecked
+start   offset, likewise; the two stretches may overlap
+word    uint64: what the octets are XORed with, the lowest octet first, again and again
+
+On machines that have the highest octet first, n < 8 takes the wrong ones.
 """
 
 

@@ -100,14 +100,19 @@ def send_now(loop: Integers, row: Integers, octets: Octets, start: int, size: in
 
 @kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)", inner=True)
 def enqueue(loop: Integers, row: Integers, octets: Octets, start: int, size: int) -> int:
-    """Append octets[start:start + size] to the queue; returns 0, or BROKEN for want of memory."""
+    """Append octets[start:start + size] to the queue; returns 0, or BROKEN for want of memory.
+
+    What waits is moved to the front of the block only where at least as much has left it: so
+    each octet is moved a bounded number of times, however long a slow peer's queue stays full.
+    """
     if size > row[QUEUE_ROOM] - row[QUEUE_START] - row[QUEUE_SIZE]:
-        if row[QUEUE] != 0 and row[QUEUE_START] > 0:
+        is_half_empty = row[QUEUE_START] >= row[QUEUE_SIZE]
+        if row[QUEUE_START] > 0:
             held = block(row[QUEUE], row[QUEUE_ROOM])
             move(held, 0, held, row[QUEUE_START], row[QUEUE_SIZE])
             row[QUEUE_START] = 0
-        if size > row[QUEUE_ROOM] - row[QUEUE_SIZE]:
-            room = max(2 * row[QUEUE_SIZE], row[QUEUE_SIZE] + size)
+        if not is_half_empty or size > row[QUEUE_ROOM] - row[QUEUE_SIZE]:
+            room = 2 * row[QUEUE_SIZE] + size
             handle = resize(row[QUEUE], room)
             if handle == 0:
                 return BROKEN

@@ -16,16 +16,16 @@ from triows._kernels._goodbye import fail
 from triows._kernels._handler import CLOSE, DISCARD, ECHO, call_handler
 from triows._kernels._headers import read_number
 from triows._kernels._libc import Octets, piece
-from triows._kernels._masking import mask
+from triows._kernels._masking import IS_LITTLE, mask, unmask_to
 from triows._kernels._registry import kernel
-from triows._kernels._scan import MAX_MESSAGE, TEXT_OPCODE
+from triows._kernels._scan import BINARY_OPCODE, MAX_MESSAGE, TEXT_OPCODE
 from triows._kernels._system import move
 from triows._kernels._utf8 import validate_utf8
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 MISFIT: Final = s.HEADROOM + s.RECEIVE_SIZE + s.TAILROOM
-"""A header that no region has room for: that of a length which is not minimal."""
+"""A header that no region has room for: where there is none, or its length is not minimal."""
 
 
 @kernel("int64(uint8[::1], int64, int64)", inline=True)
@@ -36,14 +36,24 @@ def plain_size(region: Octets, start: int, stop: int) -> int:
     """
     opcode: Any = np.int64(region[start]) - 0x80
     size: Any = np.int64(region[start + 1]) - 0x80
-    header = 6
+    header = 6 if size <= 125 else MISFIT
     if size == 126 and stop - start >= 8:
         size = read_number(region, start + 2, 2)
         header = 8 if size >= 126 else MISFIT
-    elif size > 125:
-        return -1
     is_plain = opcode in (1, 2) and 0 <= size <= stop - start - header
     return size if is_plain else -1
+
+
+@kernel("int64(uint8[::1], int64)", inline=True)
+def read_key(region: Octets, start: int) -> int:
+    """Return the mask before the payload at *start*, its first octet lowest."""
+    key: Any = (
+        np.int64(region[start - 4])
+        | np.int64(region[start - 3]) << 8
+        | np.int64(region[start - 2]) << 16
+        | np.int64(region[start - 1]) << 24
+    )
+    return key
 
 
 @kernel("int64(uint8[::1], int64, int64, int64)", inline=True)
@@ -52,12 +62,7 @@ def unmask_plain(region: Octets, start: int, size: int, opcode: int) -> int:
 
     Text that is not UTF-8 is masked again and left for the scan to refuse: then -1.
     """
-    key: Any = (
-        np.int64(region[start - 4])
-        | np.int64(region[start - 3]) << 8
-        | np.int64(region[start - 2]) << 16
-        | np.int64(region[start - 1]) << 24
-    )
+    key = read_key(region, start)
     mask(region, start, start + size, key, 0)
     if opcode == TEXT_OPCODE and validate_utf8(region, start, start + size, 0) != 0:
         mask(region, start, start + size, key, 0)
@@ -81,6 +86,18 @@ def reply_plain(region: Octets, stop: int, opcode: int, start: int, size: int) -
     return stop + header + size
 
 
+@kernel("int64(int64[::1], int64, int64, int64, int64)", inline=True)
+def count_plain(loop: Integers, messages: int, octets: int, echoes: int, echoed: int) -> int:
+    """Count so many messages with their octets, and likewise the replies to them; returns 0."""
+    loop[s.FRAMES_IN] += messages
+    loop[s.FRAMES_OUT] += echoes
+    loop[s.MESSAGES_IN] += messages
+    loop[s.OCTETS_IN] += octets
+    loop[s.MESSAGES_OUT] += echoes
+    loop[s.OCTETS_OUT] += echoed
+    return 0
+
+
 @kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64)", inner=True)
 def serve_plain(loop: Integers, row: Integers, region: Octets, start: int, stop: int) -> int:
     """Serve plain frames until another comes; returns the first octet that is not served.
@@ -98,13 +115,18 @@ def serve_plain(loop: Integers, row: Integers, region: Octets, start: int, stop:
         size = plain_size(region, start, stop)
         if size < 0 or size > limit:
             break
-        begin = start + (6 if size <= 125 else 8)
+        header = 2 if size <= 125 else 4
         opcode: Any = np.int64(region[start]) & 0xF
-        if unmask_plain(region, begin, size, opcode) != 0:
+        begin = masked = start + header + 4
+        if opcode == BINARY_OPCODE and IS_LITTLE:
+            if out_stop > 0:
+                begin = out_stop + header  # where the reply will want it
+            unmask_to(region, begin, masked, size, read_key(region, masked))
+        elif unmask_plain(region, begin, size, opcode) != 0:
             break
         messages += 1
         octets += size
-        start = begin + size
+        start = masked + size
         answer = ECHO
         if handler != 0:
             answer = call_handler(handler, piece(region, begin, size), opcode)
@@ -112,7 +134,7 @@ def serve_plain(loop: Integers, row: Integers, region: Octets, start: int, stop:
             echoes += 1
             echoed += size
             if out_stop == 0:
-                out_stop = begin - (2 if size <= 125 else 4)
+                out_stop = begin - header
                 loop[s.OUT_START] = out_stop
             out_stop = reply_plain(region, out_stop, opcode, begin, size)
         elif answer != DISCARD:
@@ -120,10 +142,5 @@ def serve_plain(loop: Integers, row: Integers, region: Octets, start: int, stop:
             fail(loop, row, region, HANDLER_CLOSED if answer == CLOSE else HANDLER_FAILED)
             out_stop = loop[s.OUT_STOP]
     loop[s.OUT_STOP] = out_stop
-    loop[s.FRAMES_IN] += messages
-    loop[s.FRAMES_OUT] += echoes
-    loop[s.MESSAGES_IN] += messages
-    loop[s.OCTETS_IN] += octets
-    loop[s.MESSAGES_OUT] += echoes
-    loop[s.OCTETS_OUT] += echoed
+    count_plain(loop, messages, octets, echoes, echoed)
     return start

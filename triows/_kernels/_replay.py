@@ -111,7 +111,8 @@ def frame_send(loop: Integers, row: Integers, arena: Octets, event: Words, found
             return note_failure(loop, key)
         start -= 4
         mask(arena, found[s.SEND_START], found[s.SEND_START] + size, key, 0)
-    write_header(arena, start, fin | opcode, size, key)
+    first = fin | found[s.SEND_OPCODE] & s.COMPRESSED | opcode
+    write_header(arena, start, first, size, key)
     loop[s.FRAMES_OUT] += 1
     if opcode == CLOSE_OPCODE:
         row[s.PHASE] = s.CLOSING
@@ -245,6 +246,8 @@ def replay_row(
         result = answer_control(loop, row, region, event, slot, _PONG, found)
     elif answer == ECHO:
         echo(loop, slots, region, event, found, slot)
+    elif answer > s.FAILING:
+        fail(loop, row, region, s.FAILING - answer)
     else:
         fail(loop, row, region, HANDLER_CLOSED if answer == CLOSE else HANDLER_FAILED)
     return drop_slot(loop, slots, event, slot, slot) if result < 0 else 0
@@ -270,7 +273,7 @@ def replay(
             replay_send(loop, slots, region, event, send, current)
             loop[s.SENT] += 1
         answer = found[s.FIELD_ANSWER]
-        is_pythons = answer == s.DELIVER
+        is_pythons = answer in (s.DELIVER, s.INFLATE)
         if is_pythons:
             answer = np.int64(region[answers + i])
         replay_row(loop, slots, region, event, found, answer)

@@ -18,7 +18,7 @@ from triows._kernels._handler import CLOSE, DISCARD, ECHO, call_handler
 from triows._kernels._libc import Octets, piece
 from triows._kernels._plain import plain_size, unmask_plain
 from triows._kernels._registry import kernel
-from triows._kernels._scan import CLOSE_OPCODE, MAX_MESSAGE, MESSAGE_OPCODE
+from triows._kernels._scan import CLOSE_OPCODE, MAX_MESSAGE, MESSAGE_OPCODE, MESSAGE_RSV
 from triows._kernels._system import release
 
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -45,14 +45,17 @@ def add_row(
     loop[s.ROW_COUNT] += 1
     if handle != 0:
         loop[s.BLOCK_OCTETS] += size
-    if answer in (s.DELIVER, s.CLOSED_BY_PEER, s.NOTICE):
+    if answer in (s.DELIVER, s.INFLATE, s.CLOSED_BY_PEER, s.NOTICE):
         loop[s.IS_WAITED_FOR] = 1
     elif answer not in (DISCARD, ECHO, s.PONG, s.NOTICE):
         loop[s.IS_ENDING] = 1
     return 0
 
 
-@kernel("int64(int64[::1], int64[::1], int64, int64, uint8[::1], int64, int64, int64)", inner=True)
+@kernel(
+    "int64(int64[::1], int64[::1], int64, int64, uint8[::1], int64, int64, int64, int64)",
+    inner=True,
+)
 def collect(
     loop: Integers,
     row: Integers,
@@ -62,10 +65,12 @@ def collect(
     start: int,
     size: int,
     handle: int,
+    is_compressed: int,
 ) -> int:
     """Make a row of a message, unless the connection is ending already; returns 0.
 
-    octets  the region, or the block *handle*, which the row owns from now on
+    octets         the region, or the block *handle*, which the row owns from now on
+    is_compressed  0 if it is not: then a compiled handler can answer it
     """
     if loop[s.IS_ENDING]:
         return 0
@@ -73,8 +78,8 @@ def collect(
         return release(handle)
     loop[s.MESSAGES_IN] += 1
     loop[s.OCTETS_IN] += size
-    answer = s.DELIVER
-    if loop[s.HANDLER] != 0:
+    answer = s.INFLATE if is_compressed else s.DELIVER
+    if loop[s.HANDLER] != 0 and not is_compressed:
         answer = call_handler(loop[s.HANDLER], piece(octets, start, size), opcode)
         if answer not in (DISCARD, ECHO, CLOSE, s.DELIVER):  # the other answers are not its to give
             answer = s.FAILED_IN_PYTHON
@@ -105,7 +110,8 @@ def collect_part(loop: Integers, row: Integers, slot: int) -> int:
     loop[s.INCOMPLETE] -= size
     row[s.MESSAGE] = row[s.MESSAGE_STORED] = row[s.MESSAGE_ROOM] = 0
     opcode = s.PART + row[MESSAGE_OPCODE]
-    return add_row(loop, slot, opcode, MESSAGE_HEADROOM, size, handle, s.DELIVER)
+    answer = s.INFLATE if row[MESSAGE_RSV] else s.DELIVER
+    return add_row(loop, slot, opcode, MESSAGE_HEADROOM, size, handle, answer)
 
 
 @kernel("int64(int64[::1], int64[::1], uint8[::1], int64, int64, int64)", inner=True)
@@ -126,7 +132,7 @@ def collect_plain(
         opcode: Any = np.int64(region[start]) & 0xF
         if unmask_plain(region, begin, size, opcode) != 0:
             break
-        collect(loop, row, slot, opcode, region, begin, size, 0)
+        collect(loop, row, slot, opcode, region, begin, size, 0, 0)
         start = begin + size
         frames += 1
     loop[s.FRAMES_IN] += frames

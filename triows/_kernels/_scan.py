@@ -95,6 +95,7 @@ NEEDED: Final = 2  # octets from NEXT on without which there is nothing to do; 0
 IS_FULL: Final = 3  # 1: the table ran out of rows; call again from NEXT
 
 TEXT_OPCODE: Final = 1
+BINARY_OPCODE: Final = 2
 CLOSE_OPCODE: Final = 8
 RSV1: Final = 4
 
@@ -117,6 +118,18 @@ def check_order(state: Integers) -> int:
     return UNEXPECTED_RSV if rsv != 0 else 0
 
 
+@kernel("int64(int64)", inner=True)
+def compressed_limit(limit: int) -> int:
+    """Return how many octets a message of at most *limit* may have compressed (RFC 7692 §7.2).
+
+    What cannot be compressed grows: by the headers of blocks, or by an eighth where its sender
+    keeps to the fixed codes of RFC 1951 §3.2.6. What it inflates to is not a kernel's to limit.
+
+    limit  octets, 0..2**63 - 1
+    """
+    return limit + (limit >> 3) + 1024 if limit < 1 << 62 else limit
+
+
 @kernel("int64(int64[::1])", inner=True)
 def admit_data(state: Integers) -> int:
     """Make the data frame in state[FIELDS:] the one under way (§5.2, §5.4, §10.4).
@@ -134,7 +147,10 @@ def admit_data(state: Integers) -> int:
         state[MESSAGE_SIZE] = 0
         state[MESSAGE_FRAGMENTS] = 0
         state[TEXT] = 0
-    if state[FIELDS + PAYLOAD_SIZE] > state[MAX_MESSAGE] - state[MESSAGE_SIZE]:
+    limit = state[MAX_MESSAGE]
+    if state[MESSAGE_RSV] & RSV1:
+        limit = compressed_limit(limit)
+    if state[FIELDS + PAYLOAD_SIZE] > limit - state[MESSAGE_SIZE]:
         return MESSAGE_TOO_BIG
     if state[MESSAGE_FRAGMENTS] >= state[MAX_FRAGMENTS]:
         return TOO_MANY_FRAGMENTS

@@ -157,12 +157,15 @@ CLOSED_BY_PEER: Final = 5
 ENDED: Final = 6
 FAILED_IN_PYTHON: Final = 7  # or in a compiled handler
 NOTICE: Final = 8  # nothing: the row only tells; its opcode is that of a Pong or one of these
+INFLATE: Final = 9  # as DELIVER, of a compressed message, which Python is to inflate
+FAILING: Final = 16  # FAILING + n is Python's answer where the connection is to end with -n
 
 ROOM_MADE: Final = 16
 PART_OF_TEXT: Final = 17  # PART + the message's opcode
 PART: Final = 16
 
 UNFINISHED: Final = 0x100  # in a send's opcode: the frame is not its message's last
+COMPRESSED: Final = 0x40  # in a send's opcode: RSV1, which its frame is to have (RFC 7692 §6)
 
 BATCH_BLOCKS: Final = 2**23  # octets of blocks with which no other socket is served
 
@@ -171,6 +174,10 @@ HEADROOM: Final = 160
 
 RECEIVE_SIZE: Final = 65_536
 """Octets of one receive."""
+
+COMPRESSED_SIZE: Final = 4_096
+"""Octets of one receive from a peer that may compress: what Python has to inflate of it in one
+turn is no more than a thousand times as much."""
 
 SCRATCH: Final = 256
 """Octets behind the headroom that a loop that collects receives nothing into."""

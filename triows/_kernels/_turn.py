@@ -231,10 +231,14 @@ def sweep(loop: Integers, slots: Integers, region: Octets, event: Words) -> int:
     """Look at the deadlines of all connections; returns 0.
 
     One pass over an array, a few times a second: 5 ns a connection, which no
-    heap of timers that every message moves would better.
+    heap of timers that every message moves would better. If more is to be told than there is
+    room for, the next turn's pass tells the rest.
     """
     loop[s.NEXT_SWEEP] = loop[s.NOW] + loop[s.SWEEP_INTERVAL]
     for slot in range(loop[s.USED_SLOTS]):
+        if loop[s.ROW_COUNT] >= s.ROW_CAPACITY:
+            loop[s.NEXT_SWEEP] = loop[s.NOW]
+            break
         if slots[slot, s.PHASE] != s.FREE:
             check_deadlines(loop, slots, region, event, slot)
     return 0

@@ -34,12 +34,12 @@ import numpy as np
 import trio
 
 from triows import _kernels as kernels
-from triows._engine import Request
+from triows._engine import Deflated, InflateError, PerMessageDeflate, Request
 from triows._engine._base import parse_close
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
 from triows._reactor._handlers import CLOSED, CLOSING, FAILED, OPEN, Connection, Handler
-from triows._reactor._loop import BUDGET, LAST, Loop, Octets
+from triows._reactor._loop import BUDGET, LAST, Loop, Octets, Sendable, plain
 from triows._spec import CloseCode, Opcode
 
 LOOK_EVERY: Final = 32
@@ -58,7 +58,7 @@ class Callbacks(Protocol):
     def echo(self, conn: Connection) -> None:
         """See `Connection.echo`."""
 
-    def send(self, conn: Connection, payload: Octets, opcode: int) -> None:
+    def send(self, conn: Connection, payload: Sendable, opcode: int) -> None:
         """Send a message, or a Close."""
 
     def buffered(self, conn: Connection) -> int:
@@ -97,6 +97,8 @@ class CallbackLoop(Loop):
         self._rows: Iterator[tuple[int, ...]] | None = None
         self._current: Connection | None = None
         self._answer = 0
+        self._compiled = compiled
+        self._inflated: tuple[bytearray, int] | None = None
         self._blocks: list[Block] = []
         self._gone: deque[int] = deque()
         self._newcomers: deque[tuple[Connection, bytes]] = deque()
@@ -109,23 +111,36 @@ class CallbackLoop(Loop):
             raise RuntimeError(NO_ECHO)
         self._answer = kernels.ECHO
 
-    def send(self, conn: Connection, payload: Octets, opcode: int) -> None:
+    def send(self, conn: Connection, payload: Sendable, opcode: int) -> None:
         """Note a message, or a Close, to be sent with the next replay."""
         if conn._phase != OPEN:
             self._words[s.DROPPED] += 1
         elif opcode == Opcode.CLOSE and self._current is conn and self._answer == kernels.ECHO:
-            self._answers[self._row] = kernels.ECHO  # the Close goes behind it
-            self._row += 1
-            self._note_send(conn._slot, conn._id, payload, opcode)
-            self._row -= 1
+            self._close_behind_echo(conn, plain(payload))
+        elif conn._deflate is None or opcode == Opcode.CLOSE:
+            self._note_send(conn._slot, conn._id, plain(payload), opcode)
         else:
-            self._note_send(conn._slot, conn._id, payload, opcode)
+            deflated = conn._deflate.deflater.compress(payload)
+            if deflated is None:
+                self._note_send(conn._slot, conn._id, plain(payload), opcode)
+            else:
+                self._note_send(conn._slot, conn._id, deflated, opcode | s.COMPRESSED)
+
+    def _close_behind_echo(self, conn: Connection, payload: Octets) -> None:
+        if self._inflated is not None:
+            self._echo_inflated(conn)
+            self._note_send(conn._slot, conn._id, payload, Opcode.CLOSE)
+            return
+        self._answers[self._row] = kernels.ECHO
+        self._row += 1
+        self._note_send(conn._slot, conn._id, payload, Opcode.CLOSE)
+        self._row -= 1
 
     def buffered(self, conn: Connection) -> int:
         """See `Connection.buffered`."""
         return self.queued(conn._slot, conn._id)
 
-    def _send_to_slot(self, slot: int, session: int, payload: Octets, opcode: int) -> None:
+    def _send_to_slot(self, slot: int, session: int, payload: Sendable, opcode: int) -> None:
         conn = self._connections[slot]
         if conn is not None and conn._id == session:
             self.send(conn, payload, opcode)
@@ -143,18 +158,21 @@ class CallbackLoop(Loop):
         request: Request | None = None,
         remote: Any = None,
         session: int = 0,
+        *,
+        deflate: PerMessageDeflate | None = None,
     ) -> None:
         """Take over a socket past its opening handshake, call ``on_open``, serve the leftover.
 
-        In a callback, it is taken over, and the rest is done after all callbacks of the turn.
-        See `Loop.add`.
+        In a callback, or while a turn's rows are not all handled, it is taken over, and the
+        rest is done after all callbacks of the turn. See `Loop.add`.
         """
-        slot = self._enter(descriptor, session)
+        slot = self._enter(descriptor, session, allows_rsv1=deflate is not None)
         while len(self._connections) <= slot:
             self._connections.append(None)
-        self._connections[slot] = conn = Connection(self, slot, session, request, remote)
+        conn = Connection(self, slot, session, request, remote, deflate=deflate)
+        self._connections[slot] = conn
         self._newcomers.append((conn, leftover))
-        if not self._is_turning:
+        if not self._is_turning and self._rows is None:
             self._finish_batch()
 
     def _greet(self) -> None:
@@ -239,6 +257,7 @@ class CallbackLoop(Loop):
             self._finish_batch()
         finally:  # whatever a callback raised
             with self._turning():
+                self._drop_rows()
                 super().close()
                 self._reap()
                 self._clear_sends()
@@ -282,7 +301,8 @@ class CallbackLoop(Loop):
             for slot, opcode, start, size, handle, asked in self._rows:
                 self._row = index = index + 1
                 if asked != s.DELIVER:
-                    self._note(index)
+                    if self._note(index) and time.monotonic() > until:
+                        break
                     continue
                 self._current = conn = connections[slot]
                 self._answer = 0
@@ -291,12 +311,8 @@ class CallbackLoop(Loop):
                         _call(on_frame, conn, octets[start : start + size], opcode)
                     else:
                         self._call_with_care(conn, start, size, handle, opcode)
-                except BaseException as error:  # whatever it is, it ends its own
-                    self._fail(conn)
-                    if not isinstance(error, Exception):
-                        answers[index] = self._answer
-                        raise
-                    self._report("on_frame failed", error)
+                except BaseException as error:  # noqa: BLE001 - whatever it is, it ends its own
+                    self._blame(conn, error)
                 answers[index] = self._answer
                 if index % LOOK_EVERY == 0 and time.monotonic() > until:
                     break
@@ -329,11 +345,80 @@ class CallbackLoop(Loop):
         finally:
             copy[:] = bytes((POISON,)) * size
 
-    def _note(self, index: int) -> None:
-        """Take note of a row that the kernel answers itself."""
+    def _drop_rows(self) -> None:
+        """Answer nothing to the rows that are left, and free what they hold."""
+        for _, _, start, size, handle, asked in self._rows or ():
+            if asked == s.DELIVER:
+                self._answers[self._row] = kernels.DISCARD
+                if handle:
+                    Block(handle, start, size)
+            self._row += 1
+        self._rows = None
+        self._row = LAST
+        self._replay()
+
+    def _blame(self, conn: Connection, error: BaseException) -> None:
+        """End a connection whose callback has raised; what is no `Exception` is raised again."""
+        self._fail(conn)
+        if not isinstance(error, Exception):
+            self._answers[self._row] = self._answer
+            raise error
+        self._report("on_frame failed", error)
+
+    def _call_inflated(self, conn: Connection, opcode: int, octets: memoryview) -> None:
+        """Inflate a message, have it answered, and send its echo if that is the answer."""
+        self._current = conn
+        self._answer = 0
+        try:
+            if conn._phase == OPEN and conn._deflate is not None:
+                deflated = Deflated(bytes(octets), opcode)
+                payload = bytearray(conn._deflate.inflater.octets(deflated))
+                self._inflated = (payload, opcode)
+                self._ask(conn, payload, opcode)
+                if self._answer == kernels.ECHO:
+                    self._echo_inflated(conn)
+        except InflateError as error:
+            self._answer = s.FAILING - error.fault
+            conn._phase = FAILED
+        except BaseException as error:  # noqa: BLE001 - as in `_call_back`
+            self._blame(conn, error)
+        finally:
+            self._answers[self._row] = self._answer
+            if self._is_debugging and self._inflated is not None:
+                self._inflated[0][:] = bytes((POISON,)) * len(self._inflated[0])
+            self._inflated = None
+
+    def _ask(self, conn: Connection, payload: bytearray, opcode: int) -> None:
+        """Ask the compiled handler if there is one, as a turn does, and then the other."""
+        answer = s.DELIVER
+        if self._compiled:
+            array = np.frombuffer(payload, np.uint8)
+            answer = kernels.ask_handler(self._compiled, array, opcode)
+        if answer == s.DELIVER:
+            _call(self._handler.on_frame, conn, memoryview(payload), opcode)
+        elif answer in (kernels.DISCARD, kernels.ECHO, kernels.CLOSE):
+            self._answer = answer
+            if answer == kernels.CLOSE:
+                conn._phase = CLOSING
+        else:
+            self._fail(conn)
+
+    def _echo_inflated(self, conn: Connection) -> None:
+        """Send the message being handled back, as any other."""
+        assert self._inflated is not None
+        payload, opcode = self._inflated
+        self._answer = kernels.DISCARD
+        self.send(conn, payload, opcode)
+
+    def _note(self, index: int) -> bool:
+        """Handle a row that is no plain message; returns whether that may have taken long."""
         at = s.ROWS + s.ROW_FIELDS * index
-        slot, _, start, size, _, asked = self._words[at : at + s.ROW_FIELDS].tolist()
+        slot, opcode, start, size, handle, asked = self._words[at : at + s.ROW_FIELDS].tolist()
         conn = self._connections[slot]
+        if asked == s.INFLATE:
+            view = Block(handle, start, size).view() if handle else self._octets[start:][:size]
+            self._call_inflated(conn, opcode, view)
+            return True
         if asked == kernels.CLOSE:
             conn._phase = max(conn._phase, CLOSING)
         elif asked in (s.ENDED, s.FAILED_IN_PYTHON):
@@ -341,6 +426,7 @@ class CallbackLoop(Loop):
         elif asked == s.CLOSED_BY_PEER and conn._phase != FAILED:
             closed = parse_close(bytes(self._octets[start : start + size]))
             self._close(conn, closed.code, closed.reason)
+        return False
 
     def _fail(self, conn: Connection) -> None:
         self._answer = s.FAILED_IN_PYTHON

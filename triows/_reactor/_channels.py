@@ -23,7 +23,20 @@ import trio
 
 from triows import _kernels as kernels
 from triows._driver import Sink
-from triows._engine import Closed, Event, Failed, Lost, Message, Part, Ponged, close_payload
+from triows._engine import (
+    Closed,
+    Deflated,
+    Event,
+    Failed,
+    InflateError,
+    Lost,
+    Message,
+    Part,
+    PerMessageDeflate,
+    Ponged,
+    PreparedMessage,
+    close_payload,
+)
 from triows._engine._base import parse_close
 from triows._kernels import slots as s
 from triows._nursery import unwrapped_nursery
@@ -64,7 +77,8 @@ class ChannelLoop(Loop):
         """Take over a socket for a session; returns its slot; raises as `Loop.add`."""
         self._count += 1
         session.number = self._count
-        slot = self._enter(descriptor, session.number)
+        allows_rsv1 = session.deflate is not None
+        slot = self._enter(descriptor, session.number, allows_rsv1=allows_rsv1)
         while len(self._sessions_by_slot) <= slot:
             self._sessions_by_slot.append(None)
         self._sessions_by_slot[slot] = session
@@ -75,6 +89,7 @@ class ChannelLoop(Loop):
 
     def feed(self, slot: int, leftover: bytes) -> None:
         """Serve a session's octets that were received elsewhere."""
+        self.settle()  # the last turn's rows have been handed over already
         with self._turning():
             for _ in self._feed(slot, leftover):
                 self._serve_rows()
@@ -103,6 +118,14 @@ class ChannelLoop(Loop):
         self._drive(kernels.turn.DISMISS, slot, s.BROKEN)
         if not self._is_turning:
             self._ask_for_turn()  # which takes note
+
+    def fail(self, slot: int, code: int) -> None:
+        """End a connection for what the peer has sent, behind what was sent to it."""
+        if not self._is_turning:
+            self.settle()
+        self._drive(kernels.turn.DISMISS, slot, code)
+        if not self._is_turning:
+            self._ask_for_turn()
 
     def take_stored(self, slot: int) -> bytes:
         """Take what there is of a message that is not whole yet."""
@@ -170,7 +193,11 @@ class ChannelLoop(Loop):
                 current = slot
                 session = sessions[slot]
             if asked != s.DELIVER:
-                session.note(asked, opcode, octets[start : start + size], events)
+                if asked == s.INFLATE:
+                    payload = Block(handle, start, size).view() if handle else octets[start:][:size]
+                    session.take_deflated(opcode, payload, events)
+                else:
+                    session.note(asked, opcode, octets[start : start + size], events)
             elif handle or events or session._is_special:
                 payload = Block(handle, start, size).view() if handle else octets[start:][:size]
                 session.take(opcode, payload, events)
@@ -225,11 +252,14 @@ class Session:
         loop: that is to serve it.
         descriptor: of the socket, past the opening handshake; owned from now on.
         sink: takes the events.
+        deflate: what messages are compressed with, if that was agreed on.
         terms: its own; by default it is a server's end, on those of the loop.
         on_end: called when it has ended and the sink knows.
     """
 
     __slots__ = (
+        "_compresses_parts",
+        "_deflater",
         "_descriptor",
         "_early",
         "_epoch",
@@ -246,6 +276,7 @@ class Session:
         "_queue_size",
         "_sink",
         "_slot",
+        "deflate",
         "number",
         "outcome",
         "take_message",
@@ -257,6 +288,8 @@ class Session:
         loop: ChannelLoop,
         descriptor: int,
         sink: Sink,
+        deflate: PerMessageDeflate | None = None,
+        *,
         terms: Terms | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
@@ -274,7 +307,9 @@ class Session:
         self._early: list[tuple[Octets, int]] | None = []
         self._epoch = self._noted = 0
         self._gives_parts = self._has_closed = self._is_special = self._is_within = False
-        self._is_cut = False
+        self._is_cut = self._compresses_parts = False
+        self.deflate = deflate
+        self._deflater = None if deflate is None else deflate.deflater
         self._held: list[bytes] = []
         self.number = 0
         self.outcome: Closed | Failed | Lost | None = None
@@ -303,6 +338,13 @@ class Session:
 
     def send(self, opcode: int, payload: Octets) -> None:
         """Queue a message."""
+        deflated = None if self._deflater is None else self._deflater.compress(payload)
+        if deflated is None:
+            self._send(opcode, payload)
+        else:
+            self._send(opcode | s.COMPRESSED, deflated)
+
+    def _send(self, opcode: int, payload: Octets) -> None:
         loop = self._loop
         if self._epoch != loop.epoch:
             self._epoch = loop.epoch
@@ -317,8 +359,8 @@ class Session:
         """Queue a message if that needs no waiting: `is_open`, `unsent` and `send` in one."""
         if self.outcome is not None or self._has_closed:
             return False
-        if self._early is not None:
-            if self._noted >= mark:
+        if self._early is not None or self._deflater is not None:
+            if self.unsent >= mark:
                 return False
             self.send(opcode, payload)
             return True
@@ -336,24 +378,52 @@ class Session:
         self._note(self._slot, self.number, payload, opcode)
         return True
 
-    def send_part(self, opcode: int, payload: Octets, *, is_last: bool) -> None:
+    def send_prepared(self, message: PreparedMessage) -> None:
+        """Queue a message that goes to others too."""
+        deflated = None if self._deflater is None else self._deflater.compress(message)
+        if deflated is None:
+            self._send(message.opcode, message.payload)
+        else:
+            self._send(message.opcode | s.COMPRESSED, deflated)
+
+    def send_part(
+        self, opcode: int, payload: bytes, *, is_last: bool, compress: bool = True
+    ) -> None:
         """Queue a part of a message."""
-        first = Opcode.CONTINUATION if self._is_within else opcode
+        first = int(Opcode.CONTINUATION)
+        if not self._is_within:
+            self._compresses_parts = compress and self._deflater is not None
+            first = opcode | s.COMPRESSED if self._compresses_parts else opcode
         self._is_within = not is_last
-        self.send(first if is_last else first | s.UNFINISHED, payload)
+        if self._compresses_parts and self._deflater is not None:
+            payload = self._deflater.compress_part(payload, is_last=is_last)
+        self._send(first if is_last else first | s.UNFINISHED, payload)
 
     def ping(self, payload: bytes) -> None:
         """Queue a Ping; ValueError if it is too long."""
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"a Ping has at most {MAX_CONTROL_PAYLOAD} octets, not {len(payload)}")
-        self.send(Opcode.PING, payload)
+        self._send(Opcode.PING, payload)
 
     def close(self, code: int, reason: str) -> None:
         """Start the closing handshake; ValueError if that may not be sent."""
         payload = close_payload(code, reason)
         if self.is_open:
-            self.send(Opcode.CLOSE, payload)
-            self._has_closed = True
+            self._send(Opcode.CLOSE, payload)
+            self._end_sending()
+
+    def fail(self, error: InflateError) -> None:
+        """Give the connection up because of a message that cannot be inflated."""
+        self.outcome = Failed(error.code, error.reason)
+        self._end_sending()
+        self.deliver((self.outcome,))
+        if self._slot >= 0:
+            self._loop.fail(self._slot, error.fault)
+
+    def _end_sending(self) -> None:
+        self._has_closed = True
+        if self._deflater is not None:
+            self._deflater.discard()
 
     def abort(self, why: str) -> None:
         """Drop the transport without further ado."""
@@ -376,7 +446,7 @@ class Session:
         if self._slot >= 0:
             self._loop.pause(self._slot, 0)
 
-    def begin_parts(self) -> Part | None:
+    def begin_parts(self) -> Part | Deflated | None:
         """Deliver the message under way, or the next one, in parts."""
         self._gives_parts = self._is_special = True
         if self._slot < 0:
@@ -386,7 +456,8 @@ class Session:
         held = b"".join(self._held) + loop.take_stored(self._slot)
         self._held.clear()
         opcode = loop.word(self._slot, kernels.MESSAGE_OPCODE)
-        return Part(held, opcode, is_last=False) if held else None
+        kind = Deflated if loop.word(self._slot, kernels.MESSAGE_RSV) else Part
+        return kind(held, opcode, is_last=False) if held else None
 
     def end_parts(self) -> None:
         """Deliver the next message whole, after all."""
@@ -430,6 +501,21 @@ class Session:
             payload_: str | bytes = str(octets, "utf-8") if kind == Opcode.TEXT else octets
             events.append(Message(payload_, len(octets)))
 
+    def take_deflated(self, opcode: int, payload: memoryview, events: list[Event]) -> None:
+        """Take a compressed message, or a part of one; likewise."""
+        octets = bytes(payload)
+        is_last = opcode < s.PART
+        kind = opcode if is_last else opcode - s.PART
+        if self._gives_parts or (not self._held and is_last):
+            events.append(Deflated(octets, kind, is_last))
+            if self._gives_parts and is_last:
+                self.end_parts()
+        elif not is_last:  # the loop did not know yet that no more parts are wanted
+            self._held.append(octets)
+        else:
+            events.append(Deflated(b"".join((*self._held, octets)), kind))
+            self._held.clear()
+
     def _conclude(self, outcome: Closed | Failed, events: list[Event]) -> None:
         if self.outcome is None:
             self.outcome = outcome
@@ -460,8 +546,9 @@ class Session:
             self._tell_end()
         return True
 
-    async def run(self, leftover: bytes) -> None:  # noqa: ARG002 - as the protocol has it
+    async def run(self, leftover: bytes) -> None:
         """Do nothing: there is no task to a session."""
+        del leftover
         raise AssertionError("a session is started")
 
     def _enter(self, leftover: bytes) -> bool:

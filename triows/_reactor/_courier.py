@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import trio
 
-from triows._engine import Request
+from triows._engine import PreparedMessage, Request
 from triows._nursery import unwrapped_nursery
 from triows._reactor._callbacks import (
     HANDLER_FAILED,
@@ -31,7 +31,7 @@ from triows._reactor._callbacks import (
     call_handler,
 )
 from triows._reactor._handlers import CLOSED, OPEN, Connection, Handler
-from triows._reactor._loop import BUDGET, Octets
+from triows._reactor._loop import BUDGET, Sendable
 from triows._reactor._outbox import OVERHEAD, Outbox
 from triows._reactor._worker import ThreadDriver
 
@@ -231,14 +231,17 @@ class CourierDriver(ThreadDriver):
             raise RuntimeError(NO_ECHO)
         self._is_echoing = True
 
-    def send(self, conn: Connection, payload: Octets, opcode: int) -> None:
+    def send(self, conn: Connection, payload: Sendable, opcode: int) -> None:
         """Send a message, or a Close, by way of the outbox; dropped if there is no one."""
         if conn._phase == OPEN:
-            self._send(conn._id, bytes(payload), opcode)
+            own = payload if isinstance(payload, PreparedMessage) else bytes(payload)
+            self._send(conn._id, own, opcode)
         else:
             self._dropped += 1
 
-    def _send(self, session: int, payload: bytes | bytearray, opcode: int) -> None:
+    def _send(
+        self, session: int, payload: bytes | bytearray | PreparedMessage, opcode: int
+    ) -> None:
         with contextlib.suppress(trio.BrokenResourceError):  # over: as good as sent too late
             self._outbox.put((session, payload, opcode), is_urgent=True)
 

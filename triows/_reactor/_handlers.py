@@ -3,7 +3,13 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NewType, TypeAlias
 
-from triows._engine import Request, Response, close_payload
+from triows._engine import (
+    PerMessageDeflate,
+    PreparedMessage,
+    Request,
+    Response,
+    close_payload,
+)
 from triows._spec import CloseCode, Opcode
 
 if TYPE_CHECKING:
@@ -12,7 +18,7 @@ if TYPE_CHECKING:
 SessionId = NewType("SessionId", int)
 """Names a connection of a reactor for as long as the process lives; see `Connection.id`."""
 
-Data: TypeAlias = str | bytes | bytearray | memoryview
+Data: TypeAlias = str | bytes | bytearray | memoryview | PreparedMessage
 
 
 class Handler:
@@ -84,10 +90,26 @@ class Connection:
     raises because the connection has ended: what is sent then is dropped, and counted.
     """
 
-    __slots__ = ("_callbacks", "_id", "_phase", "_remote", "_request", "_slot", "data")
+    __slots__ = (
+        "_callbacks",
+        "_deflate",
+        "_id",
+        "_phase",
+        "_remote",
+        "_request",
+        "_slot",
+        "data",
+    )
 
     def __init__(
-        self, callbacks: "Callbacks", slot: int, session: int, request: Request | None, remote: Any
+        self,
+        callbacks: "Callbacks",
+        slot: int,
+        session: int,
+        request: Request | None,
+        remote: Any,
+        *,
+        deflate: PerMessageDeflate | None = None,
     ) -> None:
         self._callbacks = callbacks
         self._slot = slot
@@ -95,6 +117,7 @@ class Connection:
         self._phase = OPEN
         self._request = request
         self._remote = remote
+        self._deflate = deflate
         self.data: Any = None
         """Yours."""
 
@@ -131,26 +154,30 @@ class Connection:
     def echo(self) -> None:
         """Send the message being handled back, as it is when the callback returns.
 
-        In place, without a copy, and behind whatever the callback sends.
+        In place, without a copy, unless it came compressed, and behind whatever the callback
+        sends.
 
         Raises:
             RuntimeError: this is not in an ``on_frame`` of this connection.
         """
         self._callbacks.echo(self)
 
-    def send(self, payload: Data, opcode: int | None = None) -> None:
+    def send(
+        self, payload: Data, opcode: int | None = None, *, compress: bool | None = None
+    ) -> None:
         """Send a message; it is copied at once and leaves when the callback has returned.
 
         Args:
-            payload: text or octets.
-            opcode: by default TEXT for a ``str``, BINARY for anything else. Octets sent as
-                TEXT must be UTF-8, and are not checked.
+            payload: text, octets, or a `PreparedMessage`.
+            opcode: by default TEXT for a ``str``, BINARY for octets, its own for a
+                `PreparedMessage`. Octets sent as TEXT must be UTF-8, and are not checked.
+            compress: as in `WebSocket.send`.
 
         Raises:
             TypeError, ValueError: there is no such message.
         """
-        octets, opcode = as_message(payload, opcode)
-        self._callbacks.send(self, octets, opcode)
+        message, opcode = as_message(payload, opcode, compress)
+        self._callbacks.send(self, message, opcode)
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Start the closing handshake (RFC 6455 §7.1.2): no message is handled after that.
@@ -170,8 +197,12 @@ OPEN, CLOSING, FAILED, CLOSED = 0, 1, 2, 3
 _KINDS = (Opcode.TEXT, Opcode.BINARY)
 
 
-def as_message(payload: Data, opcode: int | None) -> tuple[bytes | bytearray | memoryview, int]:
-    """Return a message as octets and its opcode.
+def as_message(
+    payload: Data,
+    opcode: int | None,
+    compress: bool | None,  # noqa: FBT001 - as `Connection.send` was given it
+) -> tuple[bytes | bytearray | memoryview | PreparedMessage, int]:
+    """Return a message and its opcode: octets, or prepared where it was or more is to be said.
 
     Raises:
         TypeError: *payload* is neither text nor octets.
@@ -180,13 +211,21 @@ def as_message(payload: Data, opcode: int | None) -> tuple[bytes | bytearray | m
     if isinstance(payload, str):
         payload = payload.encode()
         opcode = Opcode.TEXT if opcode is None else opcode
+    elif isinstance(payload, PreparedMessage):
+        if opcode in (None, payload.opcode):
+            return payload, payload.opcode
+        payload = payload.payload
     elif isinstance(payload, memoryview):
         is_plain = payload.contiguous and payload.format == "B" and payload.ndim == 1
         payload = payload if is_plain else payload.tobytes()
     elif not isinstance(payload, bytes | bytearray):
         raise TypeError(f"a message is str or bytes, not {type(payload).__name__}")
     if opcode is None:
-        return payload, Opcode.BINARY
+        opcode = Opcode.BINARY
     if opcode not in _KINDS:
         raise ValueError(f"opcode {opcode} is that of no message: TEXT or BINARY")
-    return payload, opcode
+    if compress is None:
+        return payload, opcode
+    prepared = PreparedMessage(payload, compress=compress)
+    prepared.opcode = int(opcode)
+    return prepared, opcode

@@ -19,7 +19,7 @@ import attrs
 import numpy as np
 
 from triows import _kernels as kernels
-from triows._engine import Request
+from triows._engine import PerMessageDeflate, PreparedMessage, Request
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
 
@@ -39,6 +39,7 @@ _SENDS_ENOUGH: Final = s.SEND_FIELDS * s.SEND_CAPACITY
 _GAPS: Final = {size: bytes(size) for size in (2, 4, 10)}
 
 Octets: TypeAlias = bytes | bytearray | memoryview
+Sendable: TypeAlias = Octets | PreparedMessage
 
 SWEEP_INTERVAL: Final = 0.25
 """Seconds between looks at all deadlines: how late a timeout may come."""
@@ -62,10 +63,10 @@ class LoopStatistics:
     frames_sent: int
     messages_received: int
     octets_received: int
-    """Of payload."""
+    """Of payload; of compressed messages, as they came."""
     messages_sent: int
     octets_sent: int
-    """Of payload."""
+    """Of payload; of compressed messages, as they left."""
     turns: int
     events: int
     receives: int
@@ -230,6 +231,8 @@ class Loop:
         request: Request | None = None,
         remote: Any = None,
         session: int = 0,
+        *,
+        deflate: PerMessageDeflate | None = None,
     ) -> None:
         """Take over a socket that is past its opening handshake.
 
@@ -240,15 +243,17 @@ class Loop:
             request: of its opening handshake, for a handler in Python.
             remote: its peer's address, likewise.
             session: the number that names it for good; 0 if no one will ask.
+            deflate: what its messages are compressed with, of a `CallbackLoop`.
 
         Raises:
             OSError: it cannot be watched, or the loop is full.
         """
         del request, remote
+        assert deflate is None
         for _ in self._feed(self._enter(descriptor, session), leftover):
             pass
 
-    def _enter(self, descriptor: int, session: int) -> int:
+    def _enter(self, descriptor: int, session: int, *, allows_rsv1: bool = False) -> int:
         """Give a socket a slot, which is returned; see `add`."""
         if self._is_closed:
             os.close(descriptor)
@@ -259,6 +264,8 @@ class Loop:
         if slot < 0:
             os.close(descriptor)
             _check(slot + 1 or -errno.EMFILE)  # no slot is free
+        if allows_rsv1:
+            self._slots[slot, kernels.ALLOWED_RSV] = kernels.RSV1
         if self._sessions is not None:
             self._sessions[session] = slot
         return int(slot)
@@ -310,7 +317,7 @@ class Loop:
         """Whether events were fetched that the last turn had no time for."""
         return self._words[s.CURSOR] < self._words[s.EVENT_COUNT]
 
-    def send_to(self, session: int, payload: Octets, opcode: int) -> None:
+    def send_to(self, session: int, payload: Sendable, opcode: int) -> None:
         """Note a message, or a Close, for *session*; it leaves with the next turn at the latest.
 
         Args:
@@ -326,7 +333,7 @@ class Loop:
         else:
             self._send_to_slot(slot, session, payload, opcode)
 
-    def send_all(self, items: Iterable[tuple[int, Octets, int]]) -> None:
+    def send_all(self, items: Iterable[tuple[int, Sendable, int]]) -> None:
         """Send each item's payload to its session, as `send_to`, now."""
         with self._turning():
             for item in items:
@@ -348,11 +355,18 @@ class Loop:
         finally:
             self._is_turning = False
 
-    def _send_to_slot(self, slot: int, session: int, payload: Octets, opcode: int) -> None:
-        self._note_send(slot, session, payload, opcode)
+    def _send_to_slot(self, slot: int, session: int, payload: Sendable, opcode: int) -> None:
+        self._note_send(slot, session, plain(payload), opcode)
 
     def _note_send(self, slot: int, session: int, payload: Octets, opcode: int) -> None:
-        """Append to the sends and the arena; the kernel looks whether the slot is the session's."""
+        """Append to the sends and the arena; the kernel looks whether the slot is the session's.
+
+        Args:
+            slot: of the connection.
+            session: its number.
+            payload: copied.
+            opcode: with `s.UNFINISHED` and `s.COMPRESSED` as need be.
+        """
         size = len(payload)
         arena = self._arena
         arena += _GAPS[2 if size <= 125 else 4 if size < 65_536 else 10]
@@ -421,6 +435,11 @@ class Loop:
     def _taken_slots(self) -> Iterator[int]:
         used = int(self._registers[s.USED_SLOTS])
         yield from np.flatnonzero(self._slots[:used, s.PHASE] != s.FREE).tolist()
+
+
+def plain(payload: Sendable) -> Octets:
+    """Return what is sent where nothing is compressed."""
+    return payload.payload if isinstance(payload, PreparedMessage) else payload
 
 
 def _name_errnos(counts: list[int]) -> Mapping[str, int]:

@@ -16,7 +16,9 @@ from typing import Final, TypeAlias
 
 import trio
 
-Item: TypeAlias = tuple[int, bytes | bytearray, int]
+from triows._engine import PreparedMessage
+
+Item: TypeAlias = tuple[int, bytes | bytearray | PreparedMessage, int]
 """A session, a payload and its opcode."""
 
 OVERHEAD: Final = 64

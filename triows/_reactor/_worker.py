@@ -11,14 +11,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import attrs
 import trio
 
-from triows._engine import Request
+from triows._engine import PerMessageDeflate, Request
 from triows._nursery import unwrapped_nursery
 from triows._reactor._loop import BUDGET, SWEEP_INTERVAL, Loop, LoopStatistics
 from triows._reactor._outbox import Item, Outbox
@@ -38,12 +38,12 @@ class Driver:
         self._grace = grace
         self._outbox = outbox
         self._deadline = math.inf
-        self._is_finishing = False
+        self._is_finishing = self._is_stopping = False
         self._calls: deque[Callable[[], None]] = deque()
         self._lock = threading.RLock()  # a signal's handler may send
         self._is_over = False
         self._is_calling = False
-        self._taken: Iterable[Item] | None = None
+        self._taken: deque[Item] = deque()
         self._dropped = 0
         self._is_watching = False
         self._on_empty: Callable[[], None] | None = None
@@ -55,10 +55,18 @@ class Driver:
         return self._loop.connections + len(self._calls)
 
     def add(
-        self, descriptor: int, leftover: bytes, request: Request | None, remote: Any, session: int
+        self,
+        descriptor: int,
+        leftover: bytes,
+        request: Request | None,
+        remote: Any,
+        session: int,
+        *,
+        deflate: PerMessageDeflate | None = None,
     ) -> None:
         """Hand over an open socket, and what `Loop.add` wants to know of it."""
-        if not self._post(partial(self._add, descriptor, leftover, request, remote, session)):
+        about = (leftover, request, remote, session)
+        if not self._post(partial(self._add, descriptor, *about, deflate=deflate)):
             os.close(descriptor)
 
     @property
@@ -144,7 +152,8 @@ class Driver:
         """Do what others have asked for; returns whether that was anything."""
         # First, since who was given a session before sending to it is to find it there.
         is_busy = bool(self._outbox or self._calls)
-        self._taken = self._outbox.take() if self._outbox else None
+        if self._outbox:
+            self._taken.extend(self._outbox.take())
         while self._calls:
             self._is_calling = True
             try:
@@ -156,16 +165,16 @@ class Driver:
         return is_busy
 
     def _send_taken(self) -> None:
-        if self._taken is not None:
-            taken, self._taken = self._taken, None
+        if self._taken:
+            taken, self._taken = self._taken, deque()
             self._loop.send_all(taken)
 
-    def _add(self, descriptor: int, *rest: Any) -> None:
-        if self._deadline < math.inf:
+    def _add(self, descriptor: int, *about: Any, deflate: PerMessageDeflate | None) -> None:
+        if self._is_stopping:
             os.close(descriptor)
             return
         with contextlib.suppress(OSError):  # closed: for its peer, it was the one too many
-            self._loop.add(descriptor, *rest)
+            self._loop.add(descriptor, *about, deflate=deflate)
 
     def _watch(self) -> None:
         self._is_watching = True
@@ -186,6 +195,7 @@ class Driver:
     def _stop(self) -> None:
         """Start to end in order."""
         self._deadline = time.monotonic() + self._grace
+        self._is_stopping = True
         self._finish()
         self._send_taken()
         if self._outbox:
@@ -201,11 +211,11 @@ class Driver:
     def _end(self) -> None:
         with self._lock:
             self._is_over = True
-        self._deadline = -math.inf  # what is still to be added is closed
+        self._is_stopping = True
         try:
             self._take_calls()
         finally:  # whatever a callback raised
-            self._dropped += self._outbox.close()
+            self._dropped += len(self._taken) + self._outbox.close()
             self._loop.close()
 
 

@@ -1,0 +1,13 @@
+"""A chat over triows: rooms, names, presence, history, and a page to use it with.
+
+`directory` knows who is where, `member` serves one connection, `protocol` knows what may be
+said, `lines` speaks it with people at a terminal, `web` hands out the page.
+"""
+
+from chat.directory import Directory
+from chat.member import serve_member
+from chat.protocol import LARGEST, SUBPROTOCOL
+from chat.records import log_as_json
+from chat.web import Front
+
+__all__ = ["LARGEST", "SUBPROTOCOL", "Directory", "Front", "log_as_json", "serve_member"]
