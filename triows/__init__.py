@@ -2,6 +2,8 @@
 
 from triows._backoff import Backoff
 from triows._broadcast import (
+    Attachment,
+    AttachmentStatistics,
     BroadcastChannel,
     BroadcastStatistics,
     Capacity,
@@ -64,6 +66,8 @@ from triows._websocket import WebSocket, WebSocketStatistics
 
 __all__ = [
     "Accept",
+    "Attachment",
+    "AttachmentStatistics",
     "Attempt",
     "Backoff",
     "BroadcastChannel",

@@ -137,6 +137,12 @@ class Driver(Protocol):
         `outcome` says so from then on, whatever it was.
         """
 
+    def cut_off(self) -> None:
+        """Fail the connection because its peer is too slow, with 1013 (RFC 6455 §7.1.7).
+
+        The Close goes behind what is queued, for as long as a closing handshake may take.
+        """
+
     def abort(self, why: str) -> None:
         """Drop the transport, and what is queued; `run` ends without waiting for anyone."""
 

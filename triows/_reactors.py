@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 import attrs
 import trio
@@ -30,10 +30,12 @@ from triows._reactor import (
     CourierDriver,
     Driver,
     Handler,
+    Home,
     InlineDriver,
     Loop,
     LoopStatistics,
     Outbox,
+    Seat,
     SessionId,
     ThreadDriver,
     handler_fn,
@@ -43,6 +45,16 @@ from triows._warmup import warm_up_in_thread
 
 ACCEPTS: Final = 64
 """Connections accepted before others run."""
+
+
+class Channel(Protocol):
+    """What a reactor needs of a `triows.BroadcastChannel`."""
+
+    def stage(self) -> Home:
+        """Return what its topics know it by."""
+
+    def make_place(self) -> Seat:
+        """Make a connection's place there."""
 
 
 class Stage(enum.Enum):
@@ -86,6 +98,9 @@ class Reactor:
         deflate: how messages are compressed with peers that offer it (RFC 7692). By default
             not at all: a loop that compresses does it for one connection while all others
             wait, at many times the price of a message that is answered in place.
+        channel: a `triows.BroadcastChannel` that every connection is attached to, under
+            ``Policy.DISCONNECT``, and that compiled handlers publish to by
+            ``Response.PUBLISH``.
         debug: show when a payload is used after its callback: what was kept of it is
             overwritten. Costs a copy of each.
 
@@ -108,6 +123,7 @@ class Reactor:
         keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
         deflate: Deflate | None = None,
         shutdown_grace: float = 5.0,
+        channel: Channel | None = None,
         debug: bool = False,
     ) -> None:
         if compiled is None and isinstance(handler, CompiledHandler):
@@ -128,6 +144,7 @@ class Reactor:
             compiled = _ECHO
         self._handler = handler
         self._compiled = compiled
+        self._channel = channel
         self._is_debugging = debug
         self._threads = threads
         self._on_request = on_request
@@ -407,6 +424,8 @@ class Reactor:
             raise RuntimeError("run_once accepts no connections: this reactor listens")
         address = self._compiled.resolve() if self._compiled is not None else 0
         self._drivers = [Driver(self._make_loop(address), self._grace, self._outboxes[0])]
+        if self._channel is not None:
+            self._drivers[0].host(self._channel.stage(), self._channel.make_place)
         self._stage = Stage.BY_HAND
         self._admit_arrivals()
 
@@ -505,6 +524,12 @@ class Reactor:
         return made
 
     def _make_driver(self, compiled: int, outbox: Outbox) -> Driver:
+        driver = self._make_bare_driver(compiled, outbox)
+        if self._channel is not None:
+            driver.host(self._channel.stage(), self._channel.make_place)
+        return driver
+
+    def _make_bare_driver(self, compiled: int, outbox: Outbox) -> Driver:
         if not self._threads:
             return InlineDriver(self._make_loop(compiled), self._grace, outbox)
         if self._handler is None:

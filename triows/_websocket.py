@@ -22,6 +22,7 @@ The parts are in `triows._channel`; what moves the octets is behind `triows._dri
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import attrs
 import trio
@@ -66,6 +67,16 @@ class Opening:
     remote: object = None
 
 
+class Attached(Protocol):
+    """What is attached to a connection, to send by it."""
+
+    def feed(self) -> None:
+        """Send more: octets have left."""
+
+    def end(self) -> None:
+        """Send nothing more."""
+
+
 @attrs.frozen(kw_only=True)
 class WebSocketStatistics:
     """A snapshot of one connection; sizes in octets of payload."""
@@ -108,6 +119,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         self.take_message = self._inbox.take_message
         """Takes a message that was received; for the driver."""
         self._scopes: tuple[trio.CancelScope, ...] = ()
+        self._attached: tuple[Attached, ...] = ()
         self._ended = trio.Event()
 
     # Sending.
@@ -554,6 +566,26 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     def make_room(self) -> None:
         """Take note that octets have left, or never will; for the driver."""
         self._outbox.make_room()
+        for one in self._attached:
+            one.feed()
+
+    def attach(self, attached: Attached) -> Driver:
+        """Have what is attached told when it may send, and when that is over; for channels.
+
+        Returns:
+            What it sends by.
+
+        Raises:
+            trio.ClosedResourceError: this side closed.
+            ConnectionBroken: the connection has ended.
+        """
+        self._ending.check_sendable()
+        self._attached += (attached,)
+        return self._driver
+
+    def detach(self, attached: Attached) -> None:
+        """Tell it nothing more."""
+        self._attached = tuple(one for one in self._attached if one is not attached)
 
     def end(self) -> None:
         """Take note that the transport has been dropped; for the driver."""
@@ -584,11 +616,18 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         self._driver.close(code, reason)
         self._ending.has_sent_close = True
         self._outbox.make_room()
+        self._detach_all()
 
     def _wake_everyone(self) -> None:
         self._inbox.wake()
         self._outbox.make_room()
         self._pings.give_up()
+        self._detach_all()
+
+    def _detach_all(self) -> None:
+        attached, self._attached = self._attached, ()
+        for one in attached:
+            one.end()
 
     def _cancel_scopes(self) -> None:
         for scope in self._scopes:

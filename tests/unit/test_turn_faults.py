@@ -28,7 +28,7 @@ from triows._kernels import _goodbye, _inlet, _outlet, _replay, _rows, _turn
 from triows._kernels import slots as s
 from triows._kernels._handler import resolve_handler
 from triows._kernels._registry import JIT
-from triows._reactor import _callbacks
+from triows._reactor import _blocks
 
 pytestmark = pytest.mark.skipif(JIT, reason="compiled kernels call libc, not a script")
 
@@ -85,7 +85,7 @@ def blocks(monkeypatch):
         monkeypatch.setattr(module, "resize", resize)
     for module in PLACES["release"]:
         monkeypatch.setattr(module, "release", release)
-    monkeypatch.setattr(_callbacks, "_free", release)
+    monkeypatch.setattr(_blocks, "_free", release)
     return live
 
 
@@ -448,7 +448,8 @@ def test_blocks_that_no_callback_was_called_for_are_freed(monkeypatch, blocks):
     with pytest.raises(StopError):
         pair.turn()
     with pytest.raises(StopError):
-        pair.close()
+        pair.loop.close()
+    pair.close()
 
     assert len(pair.handler.messages) == 2
     assert blocks == set()

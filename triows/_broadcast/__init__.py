@@ -24,6 +24,8 @@ each one's backlog. Subscribing and leaving touch the subscriber's own place alo
 history, which is given by reference. A subscriber holds at most its capacity.
 """
 
+from triows._broadcast._attachment import Attachment as Attachment
+from triows._broadcast._attachment import AttachmentStatistics as AttachmentStatistics
 from triows._broadcast._channel import BroadcastChannel as BroadcastChannel
 from triows._broadcast._channel import BroadcastStatistics as BroadcastStatistics
 from triows._broadcast._policies import Capacity as Capacity

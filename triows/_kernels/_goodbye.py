@@ -69,7 +69,8 @@ def end(loop: Integers, slots: Integers, event: Words, slot: int) -> int:
     row[s.SESSION] = 0
     row[s.PHASE] = s.FREE
     row[s.GENERATION] = (row[s.GENERATION] + 1) & 0x7FFF_FFFF
-    if loop[s.COLLECTS]:  # free only when Python has taken note of it
+    if loop[s.COLLECTS] or row[s.MEMBERSHIPS] > 0:  # free only when Python has taken note of it
+        loop[s.HAS_NEWS] |= row[s.MEMBERSHIPS] > 0
         row[s.NEXT_FREE] = loop[s.GONE]
         loop[s.GONE] = slot
     else:
@@ -88,7 +89,7 @@ def fail(loop: Integers, row: Integers, region: Octets, code: int) -> int:
     """
     if row[s.PHASE] == s.OPEN:
         row[s.CLOSE_SINCE] = loop[s.NOW]
-        if row[EXPECT_MASK]:  # a client has said it already: see `fail_as_client`
+        if row[EXPECT_MASK]:  # a client has said it already: see `give_up`
             size = _CLOSE_SIZES[-code]
             for i in range(size):
                 region[loop[s.OUT_STOP] + i] = _CLOSE_FRAMES[-code, i]
@@ -106,12 +107,15 @@ def fail(loop: Integers, row: Integers, region: Octets, code: int) -> int:
 
 
 @kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64)", inner=True)
-def fail_as_client(
+def give_up(
     loop: Integers, row: Integers, region: Octets, event: Words, slot: int, code: int
 ) -> int:
-    """Do what `fail` does, where the Close has to be masked; returns 0 or BROKEN."""
+    """Do what `fail` does on either side: a client's Close is sent now, masked.
+
+    Returns 0 or BROKEN.
+    """
     result = 0
-    if row[s.PHASE] == s.OPEN:
+    if row[EXPECT_MASK] == 0 and row[s.PHASE] == s.OPEN:
         size = _CLOSE_SIZES[-code] - 2
         for i in range(size):
             region[i] = _CLOSE_FRAMES[-code, 2 + i]
@@ -131,11 +135,8 @@ def settle(
     Returns 0.
     """
     row = slots[slot]
-    if result < 0 and result != BROKEN and row[EXPECT_MASK] == 0:
-        result = fail_as_client(loop, row, region, event, slot, result)
-    elif result < 0 and result != BROKEN:
-        fail(loop, row, region, result)
-        result = 0
+    if result < 0 and result != BROKEN:
+        result = give_up(loop, row, region, event, slot, result)
     if result == 0:
         result = send_replies(loop, row, region, event, slot)
     loop[s.OUT_START] = loop[s.OUT_STOP] = 0

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from triows._kernels import _slots as s
 from triows._kernels._counts import count_error
+from triows._kernels._fanout import publish
 from triows._kernels._faults import HANDLER_CLOSED, HANDLER_FAILED, TOO_MUCH_INCOMPLETE
 from triows._kernels._goodbye import drop_message, fail
 from triows._kernels._handler import CLOSE, DISCARD, ECHO, call_handler
@@ -79,6 +80,9 @@ def ask(loop: Integers, row: Integers, region: Octets, payload: Octets, opcode: 
         return 1
     if answer == CLOSE:
         fail(loop, row, region, HANDLER_CLOSED)
+    elif answer == s.PUBLISH:
+        if publish(loop, row, payload, 0, len(payload), opcode) < 0:
+            fail(loop, row, region, HANDLER_FAILED)
     elif answer != DISCARD:
         fail(loop, row, region, HANDLER_FAILED)
     return 0

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from triows._kernels import _slots as s
+from triows._kernels._fanout import fan_out_batches, fan_out_unsent, make_dirty, publish
 from triows._kernels._faults import HANDLER_CLOSED, HANDLER_FAILED, SLOW_PEER
-from triows._kernels._goodbye import drop_message, end, fail, fail_as_client, settle
+from triows._kernels._goodbye import drop_message, end, fail, give_up, settle
 from triows._kernels._handler import CLOSE, DISCARD, ECHO
 from triows._kernels._headers import write_header
 from triows._kernels._libc import Octets
@@ -77,15 +78,19 @@ def finish_slot(loop: Integers, slots: Integers, region: Octets, event: Words, s
         loop[s.OUT_START] = loop[s.OUT_STOP] = loop[s.PENDING_STOP] = 0
         return 0
     result = 0
-    if loop[s.PENDING_STOP] > 0 and row[s.QUEUE_SIZE] > 0:
+    is_member = row[s.MEMBERSHIPS] > 0 and (loop[s.BATCH_COUNT] > 0 or loop[s.UNSENT_TOPIC] > 0)
+    waits = row[s.QUEUE_SIZE] > 0 or is_member  # for what is before it, or comes with it
+    if loop[s.PENDING_STOP] > 0 and waits:
         result = hold_back(loop, row)
     elif loop[s.PENDING_STOP] > 0:
         arena = block(loop[s.ARENA], loop[s.ARENA_SIZE])
         start = loop[s.PENDING_START]
         result = emit(loop, row, event, slot, arena, start, loop[s.PENDING_STOP] - start)
         loop[s.PENDING_STOP] = 0
-    elif loop[s.OUT_STOP] > 0 and row[s.QUEUE_SIZE] > 0:
+    elif loop[s.OUT_STOP] > 0 and waits:
         result = hold_replies_back(loop, row, region)
+    if is_member and result == 0:
+        return make_dirty(loop, slots, slot)
     return flush_slot(loop, slots, region, event, slot, result)
 
 
@@ -149,9 +154,7 @@ def replay_send(
     result = 0
     if slot != current:
         result = enqueue(loop, row, arena, start, stop - start)
-        if row[s.NEXT_DIRTY] == 0:
-            row[s.NEXT_DIRTY] = loop[s.DIRTY]
-            loop[s.DIRTY] = slot + 1
+        make_dirty(loop, slots, slot)
     elif 0 < loop[s.PENDING_STOP] == start:
         loop[s.PENDING_STOP] = stop
     else:
@@ -222,6 +225,17 @@ def part(
     return result
 
 
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int64[::1])", inner=True)
+def give_out(loop: Integers, row: Integers, region: Octets, found: Integers) -> int:
+    """Publish a row's payload; returns as `publish`."""
+    opcode = found[s.FIELD_OPCODE]
+    start = found[s.FIELD_START]
+    size = found[s.FIELD_SIZE]
+    if found[s.FIELD_BLOCK] != 0:
+        region = block(found[s.FIELD_BLOCK], start + size)
+    return publish(loop, row, region, start, size, opcode)
+
+
 @kernel(f"int64({_REPLAY}, int64[::1], int64)", inner=True)
 def replay_row(
     loop: Integers, slots: Integers, region: Octets, event: Words, found: Integers, answer: int
@@ -236,10 +250,8 @@ def replay_row(
     result = 0
     if answer == s.CLOSED_BY_PEER:
         result = part(loop, row, region, event, slot, found)
-    elif answer == s.ENDED and row[EXPECT_MASK]:
-        fail(loop, row, region, found[s.FIELD_OPCODE])
     elif answer == s.ENDED:
-        result = fail_as_client(loop, row, region, event, slot, found[s.FIELD_OPCODE])
+        result = give_up(loop, row, region, event, slot, found[s.FIELD_OPCODE])
     elif row[s.PHASE] != s.OPEN:
         return 0
     elif answer == s.PONG:
@@ -248,7 +260,7 @@ def replay_row(
         echo(loop, slots, region, event, found, slot)
     elif answer > s.FAILING:
         fail(loop, row, region, s.FAILING - answer)
-    else:
+    elif answer != s.PUBLISH or give_out(loop, row, region, found) < 0:
         fail(loop, row, region, HANDLER_CLOSED if answer == CLOSE else HANDLER_FAILED)
     return drop_slot(loop, slots, event, slot, slot) if result < 0 else 0
 
@@ -284,6 +296,20 @@ def replay(
     return 0
 
 
+@kernel(f"int64({_REPLAY})", inner=True)
+def hand_out(loop: Integers, slots: Integers, region: Octets, event: Words) -> int:
+    """Send what was published in this turn, and all that waits for the others; returns 0."""
+    if loop[s.UNSENT_TOPIC] > 0:
+        fan_out_unsent(loop, slots, event)
+    while loop[s.DIRTY] > 0:
+        slot = loop[s.DIRTY] - 1
+        loop[s.DIRTY] = slots[slot, s.NEXT_DIRTY]
+        slots[slot, s.NEXT_DIRTY] = 0
+        if slots[slot, s.PHASE] != s.FREE:
+            flush_slot(loop, slots, region, event, slot, 0)
+    return 0
+
+
 @kernel(f"int64({_REPLAY}, int64)", inner=True)
 def replay_all(loop: Integers, slots: Integers, region: Octets, event: Words, stop: int) -> int:
     """Replay the rows before *stop*, then every send that is left; returns 0.
@@ -302,12 +328,9 @@ def replay_all(loop: Integers, slots: Integers, region: Octets, event: Words, st
         loop[s.SENT] += 1
     if current >= 0:
         finish_slot(loop, slots, region, event, current)
-    while loop[s.DIRTY] > 0:
-        slot = loop[s.DIRTY] - 1
-        loop[s.DIRTY] = slots[slot, s.NEXT_DIRTY]
-        slots[slot, s.NEXT_DIRTY] = 0
-        if slots[slot, s.PHASE] != s.FREE:
-            flush_slot(loop, slots, region, event, slot, 0)
+    if loop[s.BATCH_COUNT] > 0:
+        fan_out_batches(loop, slots, event)
+    hand_out(loop, slots, region, event)
     loop[s.SENT] = loop[s.SEND_COUNT] = 0
     loop[s.REPLAYED] = stop
     if stop == loop[s.ROW_COUNT]:

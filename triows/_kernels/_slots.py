@@ -38,12 +38,16 @@ NEXT_DIRTY: Final = STATE_SIZE + 19  # as DIRTY, which it follows; 0 if it is no
 SESSION: Final = STATE_SIZE + 20  # the number that names the connection for good; 0 for none
 WANTS: Final = STATE_SIZE + 21  # what else becomes rows of a loop that collects
 IS_PAUSED: Final = STATE_SIZE + 22  # whether Python has given up reading from the peer
+BOUND: Final = STATE_SIZE + 23  # 1 + the topic that a compiled handler publishes to; 0 for none
+MEMBERSHIPS: Final = STATE_SIZE + 24  # topics that it is a member of
+SLOW: Final = STATE_SIZE + 25  # those of them that have something waiting for it in Python
+NEXT_THIRSTY: Final = STATE_SIZE + 26  # as THIRSTY, which it follows; 0 if it is not in that list
 # Its own copies of the loop's settings, in ns.
-PING_AFTER: Final = STATE_SIZE + 23
-GIVE_UP_AFTER: Final = STATE_SIZE + 24  # after PING_AFTER
-FINISH_MESSAGE_IN: Final = STATE_SIZE + 25
-FINISH_CLOSE_IN: Final = STATE_SIZE + 26
-SLOT_SIZE: Final = STATE_SIZE + 27
+PING_AFTER: Final = STATE_SIZE + 27
+GIVE_UP_AFTER: Final = STATE_SIZE + 28  # after PING_AFTER
+FINISH_MESSAGE_IN: Final = STATE_SIZE + 29
+FINISH_CLOSE_IN: Final = STATE_SIZE + 30
+SLOT_SIZE: Final = STATE_SIZE + 31
 
 # What a connection may want.
 ROOM: Final = 1  # a row when octets have left its queue
@@ -124,10 +128,26 @@ PENDING_STOP: Final = 189  # 0 for none
 GONE: Final = 190  # the last slot that ended and is not free again, or -1; NEXT_FREE follows
 DIRTY: Final = 191  # 1 + the last slot with a queue to flush when all is replayed, or -1
 DROPPED: Final = 192  # sends to connections that are closed or closing
-REGISTERS: Final = 193
+# Of topics: see `_fanout`.
+TOPICS: Final = 193  # the address of their table
+TOPIC_COUNT: Final = 194
+UNSENT_TOPIC: Final = 195  # 1 + the last topic with something published in this turn, or -1
+UNSENT_OCTETS: Final = 196  # of all of them
+HAS_NEWS: Final = 197  # whether Python has members, or what was published, to look after
+THIRSTY: Final = 198  # 1 + the last slot whose queue is empty and that Python has more for, or -1
+BATCH_COUNT: Final = 199  # batches that Python has published
+REGISTERS: Final = 200
+
+# Then those batches, int64 (BATCH_FIELDS,) each, which Python writes.
+BATCHES: Final = 200
+BATCH_FIELDS: Final = 3
+BATCH_TOPIC: Final = 0
+BATCH_ADDRESS: Final = 1
+BATCH_SIZE: Final = 2  # octets
+BATCH_CAPACITY: Final = 64
 
 # Then its rows, int64 (ROW_FIELDS,) each, which `collect` writes.
-ROWS: Final = 200
+ROWS: Final = BATCHES + BATCH_FIELDS * BATCH_CAPACITY
 ROW_FIELDS: Final = 6
 FIELD_SLOT: Final = 0
 FIELD_OPCODE: Final = 1  # for ENDED, the ending
@@ -156,6 +176,7 @@ PONG: Final = 4
 CLOSED_BY_PEER: Final = 5
 ENDED: Final = 6
 FAILED_IN_PYTHON: Final = 7  # or in a compiled handler
+PUBLISH: Final = 10  # to the topic that the connection is bound to
 NOTICE: Final = 8  # nothing: the row only tells; its opcode is that of a Pong or one of these
 INFLATE: Final = 9  # as DELIVER, of a compressed message, which Python is to inflate
 FAILING: Final = 16  # FAILING + n is Python's answer where the connection is to end with -n

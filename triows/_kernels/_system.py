@@ -98,25 +98,28 @@ _memmove = _foreign("memmove", _ADDRESS, _ADDRESS, _ADDRESS, _SIZE)
 
 
 # numba runs this while it compiles, which it does not do where coverage is measured.
-def _typed_block(_context: Any, _handle: Any, _size: Any) -> Any:  # pragma: no cover
-    """Make the intrinsic that views memory of libc's as an array of octets."""
-    view = types.Array(types.uint8, 1, "C")
+def _viewing(item: Any, item_size: int) -> Any:  # pragma: no cover
+    """Make the intrinsic that views memory from elsewhere as an array of *item*."""
+    view = types.Array(item, 1, "C")
 
-    def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        handle, size = arguments
-        target = make_array(view)(context, builder)
-        one = context.get_constant(types.intp, 1)
-        populate_array(
-            target,
-            data=builder.inttoptr(handle, target.data.type),
-            shape=cgutils.pack_array(builder, [size]),
-            strides=cgutils.pack_array(builder, [one]),
-            itemsize=one,
-            meminfo=None,  # libc's, not numba's
-        )
-        return target._getvalue()  # noqa: SLF001 - how numba's own code makes a struct
+    def typed(_context: Any, _handle: Any, _count: Any) -> Any:
+        def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            handle, count = arguments
+            target = make_array(view)(context, builder)
+            size = context.get_constant(types.intp, item_size)
+            populate_array(
+                target,
+                data=builder.inttoptr(handle, target.data.type),
+                shape=cgutils.pack_array(builder, [count]),
+                strides=cgutils.pack_array(builder, [size]),
+                itemsize=size,
+                meminfo=None,  # libc's or NumPy's, not numba's
+            )
+            return target._getvalue()  # noqa: SLF001 - how numba's own code makes a struct
 
-    return view(types.int64, types.int64), build
+        return view(types.int64, types.int64), build
+
+    return intrinsic(typed)
 
 
 def _plain_block(handle: int, size: int) -> Octets:
@@ -125,8 +128,17 @@ def _plain_block(handle: int, size: int) -> Octets:
     return octets
 
 
-block: Any = intrinsic(_typed_block) if JIT else _plain_block
+def _plain_integers(address: int, count: int) -> Integers:
+    """The twin of `integers`."""
+    view: Integers = np.ctypeslib.as_array((ctypes.c_int64 * int(count)).from_address(int(address)))
+    return view
+
+
+block: Any = _viewing(types.uint8, 1) if JIT else _plain_block
 """block(handle, size): the first *size* octets of a block, as an array that borrows them."""
+
+integers: Any = _viewing(types.int64, 8) if JIT else _plain_integers
+"""integers(address, count): so many int64 that Python keeps, as an array that borrows them."""
 
 if JIT:  # pragma: no cover - as above
     _errno_location = types.ExternalFunction("__errno_location", types.CPointer(types.intc)())

@@ -23,23 +23,31 @@ the peer's Close, in order with its messages, or else with the slot's end.
 
 # ruff: noqa: SLF001 - a connection's private parts are this module's
 
-import ctypes
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
 import trio
 
 from triows import _kernels as kernels
-from triows._engine import Deflated, InflateError, PerMessageDeflate, Request
+from triows._engine import (
+    Deflated,
+    InflateError,
+    PerMessageDeflate,
+    PreparedMessage,
+    Request,
+)
 from triows._engine._base import parse_close
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
+from triows._reactor._blocks import Block
 from triows._reactor._handlers import CLOSED, CLOSING, FAILED, OPEN, Connection, Handler
 from triows._reactor._loop import BUDGET, LAST, Loop, Octets, Sendable, plain
+from triows._reactor._topics import Home, Seat
 from triows._spec import CloseCode, Opcode
 
 LOOK_EVERY: Final = 32
@@ -63,6 +71,17 @@ class Callbacks(Protocol):
 
     def buffered(self, conn: Connection) -> int:
         """See `Connection.buffered`."""
+
+    def join(
+        self,
+        conn: Connection,
+        stage: Home,
+        seat: Seat,
+        greeting: Iterable[PreparedMessage],
+        *,
+        publishes: bool,
+    ) -> Callable[[], None] | None:
+        """Make a connection a member of a channel's topic; returns what lets it go."""
 
 
 class CallbackLoop(Loop):
@@ -109,6 +128,8 @@ class CallbackLoop(Loop):
         """See `Connection.echo`."""
         if self._current is not conn:
             raise RuntimeError(NO_ECHO)
+        if self.fan.noted:
+            self.fan.catch_up(conn._slot)
         self._answer = kernels.ECHO
 
     def send(self, conn: Connection, payload: Sendable, opcode: int) -> None:
@@ -125,6 +146,8 @@ class CallbackLoop(Loop):
                 self._note_send(conn._slot, conn._id, plain(payload), opcode)
             else:
                 self._note_send(conn._slot, conn._id, deflated, opcode | s.COMPRESSED)
+        if opcode == Opcode.CLOSE:
+            self.fan.forget(conn._slot)
 
     def _close_behind_echo(self, conn: Connection, payload: Octets) -> None:
         if self._inflated is not None:
@@ -139,6 +162,30 @@ class CallbackLoop(Loop):
     def buffered(self, conn: Connection) -> int:
         """See `Connection.buffered`."""
         return self.queued(conn._slot, conn._id)
+
+    def join(
+        self,
+        conn: Connection,
+        stage: Home,
+        seat: Seat,
+        greeting: Iterable[PreparedMessage],
+        *,
+        publishes: bool,
+    ) -> Callable[[], None] | None:
+        """Make a connection a member of a channel's topic; None if it is not open."""
+        if conn._phase != OPEN:
+            return None
+        for message in greeting:
+            self.send(conn, message, message.opcode)
+        member = self.fan.join(stage, conn._slot, conn._id, seat, publishes=publishes)
+        return partial(self.fan.leave, member)
+
+    def cut_off(self, slot: int) -> None:
+        """See `Loop.cut_off`."""
+        conn = self._connections[slot]
+        if conn._phase == OPEN:
+            conn._phase = FAILED
+            super().cut_off(slot)
 
     def _send_to_slot(self, slot: int, session: int, payload: Sendable, opcode: int) -> None:
         conn = self._connections[slot]
@@ -209,6 +256,8 @@ class CallbackLoop(Loop):
                 if self._blocks:
                     self._blocks.clear()
                 self._take_rows()
+                if self._words[s.HAS_NEWS]:
+                    self.fan.attend()
             if self._rows is not None:
                 self._call_back(BUDGET)
             if self._words[s.GONE] >= 0 or self._newcomers:
@@ -228,7 +277,7 @@ class CallbackLoop(Loop):
 
     def settle(self) -> None:
         """See `Loop.settle`; calls the ``on_close`` that come of it."""
-        if self._sends or self._words[s.ROW_COUNT]:
+        if self._sends or self.fan.noted or self._words[s.ROW_COUNT]:
             with self._turning():
                 self._replay()
                 self._after_callbacks()
@@ -267,7 +316,7 @@ class CallbackLoop(Loop):
         with self._turning():
             self._call_back(math.inf)
             self._after_callbacks()
-            if self._sends:
+            if self._sends or self.fan.noted:
                 self._replay()
 
     def _replay(self) -> None:
@@ -400,7 +449,7 @@ class CallbackLoop(Loop):
             self._answer = answer
             if answer == kernels.CLOSE:
                 conn._phase = CLOSING
-        else:
+        elif answer != s.PUBLISH or not self.fan.publish_for(conn._slot, opcode, bytes(payload)):
             self._fail(conn)
 
     def _echo_inflated(self, conn: Connection) -> None:
@@ -426,12 +475,15 @@ class CallbackLoop(Loop):
         elif asked == s.CLOSED_BY_PEER and conn._phase != FAILED:
             closed = parse_close(bytes(self._octets[start : start + size]))
             self._close(conn, closed.code, closed.reason)
+        if conn._phase != OPEN:
+            self.fan.forget(slot)
         return False
 
     def _fail(self, conn: Connection) -> None:
         self._answer = s.FAILED_IN_PYTHON
         if conn._phase == OPEN:
             conn._phase = FAILED
+            self.fan.forget(conn._slot)
 
     def _close(self, conn: Connection, code: int, reason: str) -> None:
         """Tell the handler that a connection has ended, if it was not told yet."""
@@ -454,36 +506,11 @@ class CallbackLoop(Loop):
         while self._gone:
             slot = self._gone.popleft()
             row = self._slots[slot]
-            row[s.NEXT_FREE] = self._words[s.FREE_SLOT]
-            self._words[s.FREE_SLOT] = slot
+            self._release_slot(slot)
             conn, self._connections[slot] = self._connections[slot], None
             if conn is not None:
                 self._close(conn, *END_OF.get(int(row[s.ENDING]), _BROKEN))
 
-
-class Block:
-    """A block that a message was joined in, freed when the last view of it is gone."""
-
-    def __init__(self, handle: int, start: int, size: int) -> None:
-        self._handle = handle
-        self.__array_interface__ = {
-            "data": (handle + start, False),
-            "shape": (size,),
-            "typestr": "|u1",
-            "version": 3,
-        }
-
-    def view(self) -> memoryview:
-        """View the message."""
-        return np.asarray(self).data
-
-    def __del__(self) -> None:
-        _free(self._handle)
-
-
-_free = ctypes.CDLL(None).free
-_free.argtypes = [ctypes.c_void_p]
-_free.restype = None
 
 _BROKEN: Final = (int(CloseCode.ABNORMAL), "")
 HANDLER_FAILED: Final = kernels.ENDINGS[kernels.HANDLER_FAILED]

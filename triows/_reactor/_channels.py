@@ -16,6 +16,7 @@ the pass between them is the tasks'.
 
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -41,9 +42,11 @@ from triows._engine._base import parse_close
 from triows._kernels import slots as s
 from triows._nursery import unwrapped_nursery
 from triows._options import KeepAlive, Limits
-from triows._reactor._callbacks import END_OF, Block
+from triows._reactor._blocks import Block
+from triows._reactor._callbacks import END_OF
 from triows._reactor._loop import Loop, Octets, nanoseconds
 from triows._reactor._outbox import Outbox
+from triows._reactor._topics import Seat, Stage
 from triows._reactor._worker import LINGER, InlineDriver
 from triows._spec import MAX_CONTROL_PAYLOAD, Opcode
 
@@ -120,12 +123,18 @@ class ChannelLoop(Loop):
             self._ask_for_turn()  # which takes note
 
     def fail(self, slot: int, code: int) -> None:
-        """End a connection for what the peer has sent, behind what was sent to it."""
+        """End a connection for what the peer has sent or not taken, behind what was sent to it."""
         if not self._is_turning:
             self.settle()
         self._drive(kernels.turn.DISMISS, slot, code)
         if not self._is_turning:
             self._ask_for_turn()
+
+    def cut_off(self, slot: int) -> None:
+        """See `Loop.cut_off`."""
+        session = self._sessions_by_slot[slot]
+        if session is not None:
+            session.cut_off()
 
     def take_stored(self, slot: int) -> bytes:
         """Take what there is of a message that is not whole yet."""
@@ -151,6 +160,8 @@ class ChannelLoop(Loop):
             served = super().take_turns(timeout, 1)
             if self._words[s.ROW_COUNT]:
                 self._serve_rows()
+            if self._words[s.HAS_NEWS]:
+                self.fan.attend()
             if self._words[s.GONE] >= 0:
                 self._replay()  # a row knows its session by the slot alone
                 self._reap()
@@ -160,7 +171,7 @@ class ChannelLoop(Loop):
 
     def settle(self) -> None:
         """See `Loop.settle`."""
-        if self._sends or self._words[s.ROW_COUNT]:
+        if self._sends or self.fan.noted or self._words[s.ROW_COUNT]:
             self._replay()
         if self._words[s.GONE] >= 0:
             self._reap()
@@ -217,8 +228,7 @@ class ChannelLoop(Loop):
         while slot >= 0:
             at = s.SLOT_SIZE * slot
             following = slots[at + s.NEXT_FREE]
-            slots[at + s.NEXT_FREE] = words[s.FREE_SLOT]
-            words[s.FREE_SLOT] = slot
+            self._release_slot(slot)
             session, self._sessions_by_slot[slot] = self._sessions_by_slot[slot], None
             if session is not None:
                 session.end(slots[at + s.ENDING])
@@ -278,6 +288,7 @@ class Session:
         "_slot",
         "deflate",
         "number",
+        "on_enter",
         "outcome",
         "take_message",
         "terms",
@@ -312,6 +323,8 @@ class Session:
         self._deflater = None if deflate is None else deflate.deflater
         self._held: list[bytes] = []
         self.number = 0
+        self.on_enter: list[Callable[[], None]] = []
+        """Called once the loop serves it."""
         self.outcome: Closed | Failed | Lost | None = None
         """How the connection ended, or None while it has not."""
 
@@ -424,6 +437,40 @@ class Session:
         self._has_closed = True
         if self._deflater is not None:
             self._deflater.discard()
+
+    @property
+    def may_join(self) -> bool:
+        """Whether `join` is possible, now or later: a client masks for its server alone."""
+        return self.terms is None or not self.terms.is_client
+
+    def join(
+        self, stage: Stage, seat: Seat, greeting: Iterable[PreparedMessage]
+    ) -> Callable[[], None] | None:
+        """Make it a member of a channel's topic, if the loop serves it already.
+
+        Args:
+            stage: the channel.
+            seat: its place there.
+            greeting: sent first.
+
+        Returns:
+            What lets it go.
+        """
+        if self._slot < 0 or not self.may_join:
+            return None
+        fan = self._loop.fan
+        for message in greeting:
+            self.send_prepared(message)
+        return partial(fan.leave, fan.join(stage, self._slot, self.number, seat))
+
+    def cut_off(self) -> None:
+        """Fail the connection for being too slow, with 1013."""
+        if self.outcome is None:
+            self.outcome = Failed(*kernels.ENDINGS[kernels.SLOW_PEER])
+            self._end_sending()
+            self._sink.deliver((self.outcome,))
+            if self._slot >= 0:
+                self._loop.fail(self._slot, kernels.SLOW_PEER)
 
     def abort(self, why: str) -> None:
         """Drop the transport without further ado."""
@@ -567,6 +614,8 @@ class Session:
         self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
         for payload, opcode in early or ():
             self._note(self._slot, self.number, payload, opcode)
+        for call in self.on_enter:
+            call()
         if leftover:
             self._loop.feed(self._slot, leftover)
         return True

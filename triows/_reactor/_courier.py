@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from triows._reactor._callbacks import (
 from triows._reactor._handlers import CLOSED, OPEN, Connection, Handler
 from triows._reactor._loop import BUDGET, Sendable
 from triows._reactor._outbox import OVERHEAD, Outbox
+from triows._reactor._topics import Home, Seat
 from triows._reactor._worker import ThreadDriver
 
 UNDELIVERED: Final = 2**22
@@ -244,6 +245,31 @@ class CourierDriver(ThreadDriver):
     ) -> None:
         with contextlib.suppress(trio.BrokenResourceError):  # over: as good as sent too late
             self._outbox.put((session, payload, opcode), is_urgent=True)
+
+    def join(
+        self,
+        conn: Connection,
+        stage: Home,
+        seat: Seat,
+        greeting: Iterable[PreparedMessage],
+        *,
+        publishes: bool,
+    ) -> Callable[[], None] | None:
+        """Make a connection a member of a channel's topic; None if it is not open."""
+        if conn._phase != OPEN:
+            return None
+        outpost = stage.outpost_in(self)
+        outpost.adopt(seat)
+        self.post(partial(self._join, conn, outpost, seat, list(greeting), publishes=publishes))
+        return partial(outpost.leave, seat)
+
+    def _join(
+        self, conn: Connection, outpost: Any, seat: Any, greeting: list[Any], *, publishes: bool
+    ) -> None:
+        if self._loop.is_session(conn._slot, conn._id):
+            outpost.join(conn._slot, conn._id, seat, greeting, publishes=publishes)
+        else:
+            seat.end()
 
     def buffered(self, conn: Connection) -> int:
         """See `Connection.buffered`."""

@@ -1,6 +1,6 @@
 """Handlers in Python, as users write them, and the connections that they are given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NewType, TypeAlias
 
 from triows._engine import (
@@ -14,6 +14,7 @@ from triows._spec import CloseCode, Opcode
 
 if TYPE_CHECKING:
     from triows._reactor._callbacks import Callbacks
+    from triows._reactor._topics import Home, Seat
 
 SessionId = NewType("SessionId", int)
 """Names a connection of a reactor for as long as the process lives; see `Connection.id`."""
@@ -189,6 +190,17 @@ class Connection:
         if self._phase == OPEN:
             self._callbacks.send(self, payload, Opcode.CLOSE)
             self._phase = CLOSING
+
+    def join(
+        self,
+        stage: "Home",
+        seat: "Seat",
+        greeting: Iterable[PreparedMessage],
+        *,
+        publishes: bool,
+    ) -> Callable[[], None] | None:
+        """Become a member of a channel's topic: for channels (`BroadcastChannel.attach`)."""
+        return self._callbacks.join(self, stage, seat, greeting, publishes=publishes)
 
 
 OPEN, CLOSING, FAILED, CLOSED = 0, 1, 2, 3
