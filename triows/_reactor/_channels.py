@@ -45,10 +45,11 @@ from triows._options import KeepAlive, Limits
 from triows._reactor._blocks import Block
 from triows._reactor._callbacks import END_OF
 from triows._reactor._loop import Loop, Octets, nanoseconds
+from triows._reactor._moving import Moved, discard, put_in
 from triows._reactor._outbox import Outbox
 from triows._reactor._topics import Seat, Stage
 from triows._reactor._worker import LINGER, InlineDriver
-from triows._spec import MAX_CONTROL_PAYLOAD, Opcode
+from triows._spec import MAX_CONTROL_PAYLOAD, CloseCode, Opcode
 
 _WANTS: Final = s.ROOM | s.PONGS | s.ENDINGS
 _NEVER: Final = 2**62
@@ -277,6 +278,7 @@ class Session:
         "_has_closed",
         "_held",
         "_is_cut",
+        "_is_paused",
         "_is_special",
         "_is_within",
         "_loop",
@@ -318,7 +320,7 @@ class Session:
         self._early: list[tuple[Octets, int]] | None = []
         self._epoch = self._noted = 0
         self._gives_parts = self._has_closed = self._is_special = self._is_within = False
-        self._is_cut = self._compresses_parts = False
+        self._is_cut = self._is_paused = self._compresses_parts = False
         self.deflate = deflate
         self._deflater = None if deflate is None else deflate.deflater
         self._held: list[bytes] = []
@@ -485,11 +487,13 @@ class Session:
 
     def pause(self) -> None:
         """Stop reading; the peer will be held back by TCP."""
+        self._is_paused = True
         if self._slot >= 0:
             self._loop.pause(self._slot, 1)
 
     def resume(self) -> None:
         """Read again."""
+        self._is_paused = False
         if self._slot >= 0:
             self._loop.pause(self._slot, 0)
 
@@ -573,8 +577,7 @@ class Session:
         self._slot = -1
         if self.outcome is None:
             failure = END_OF.get(ending)
-            self.outcome = Failed(*failure) if failure else Lost("the transport ended")
-            self._sink.deliver((self.outcome,))
+            self.learn(Failed(*failure) if failure else Lost("the transport ended"))
         self._sink.make_room()
         self._tell_end()
 
@@ -582,6 +585,64 @@ class Session:
         self._sink.end()
         if self._on_end is not None:
             self._on_end()
+
+    # Before it has come here from another loop.
+
+    def inherit(self, opcode: int, payload: memoryview) -> None:
+        """Take a message that the other loop had received already."""
+        events: list[Event] = []
+        self.take(opcode, payload, events)
+        self.deliver(events)
+
+    def learn(self, outcome: Closed | Failed | Lost) -> None:
+        """Take note of what ends the connection there."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self._sink.deliver((outcome,))
+
+    def conclude(self, code: int, reason: str) -> None:
+        """Take note that the connection has ended there; the arguments are `Handler.on_close`'s."""
+        is_lost = code == CloseCode.ABNORMAL
+        self.learn(Lost("the transport ended") if is_lost else Closed(code, reason))
+        self._sink.make_room()
+        self._tell_end()
+
+    def move(self, moved: Moved) -> None:
+        """Go on here, with all that the connection had there."""
+        self.deflate = moved.deflate
+        self._deflater = None if moved.deflate is None else moved.deflate.deflater
+        self._descriptor = int(moved.row[s.DESCRIPTOR])
+        is_over = self.outcome is not None
+        if not self._take_place(moved):
+            self._tell_end()
+        elif is_over:
+            self._loop.drop(self._slot)
+        else:
+            self._sink.make_room()
+
+    def _take_place(self, moved: Moved) -> bool:
+        early, self._early = self._early, None
+        self._epoch = self._noted = 0
+        self.take_message = self._sink.take_message
+        try:
+            self._slot = self._loop.enter(self._descriptor, self)
+        except OSError as error:
+            discard(moved)
+            self._lose(error)
+            return False
+        self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
+        put_in(self._loop, self._slot, moved)
+        self._loop.want(self._slot, s.PARTS if self._gives_parts else 0)
+        self._loop.pause(self._slot, self._is_paused)
+        for payload, opcode in early or ():
+            whole = opcode in (Opcode.TEXT, Opcode.BINARY)
+            self.send(opcode, payload) if whole else self._send(opcode, payload)
+        for call in self.on_enter:
+            call()
+        return True
+
+    def _lose(self, error: OSError) -> None:
+        self.learn(Lost(f"the connection could not be watched: {error.strerror}"))
 
     # The life of the connection.
 
@@ -608,8 +669,7 @@ class Session:
         try:
             self._slot = self._loop.enter(self._descriptor, self)
         except OSError as error:
-            self.outcome = Lost(f"the connection could not be watched: {error.strerror}")
-            self._sink.deliver((self.outcome,))
+            self._lose(error)
             return False
         self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
         for payload, opcode in early or ():
