@@ -29,6 +29,10 @@ class Sink:
         """Take events."""
         self.events += events
 
+    def take_message(self, payload, size):
+        """Take a message."""
+        self.events.append(Message(payload, size))
+
     def make_room(self):
         """Take note of room."""
         self.rooms += 1

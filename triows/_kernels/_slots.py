@@ -42,7 +42,12 @@ BOUND: Final = STATE_SIZE + 23  # 1 + the topic that a compiled handler publishe
 MEMBERSHIPS: Final = STATE_SIZE + 24  # topics that it is a member of
 SLOW: Final = STATE_SIZE + 25  # those of them that have something waiting for it in Python
 NEXT_THIRSTY: Final = STATE_SIZE + 26  # as THIRSTY, which it follows; 0 if it is not in that list
-SLOT_SIZE: Final = STATE_SIZE + 27
+# Its own copies of the loop's settings, in ns.
+PING_AFTER: Final = STATE_SIZE + 27
+GIVE_UP_AFTER: Final = STATE_SIZE + 28  # after PING_AFTER
+FINISH_MESSAGE_IN: Final = STATE_SIZE + 29
+FINISH_CLOSE_IN: Final = STATE_SIZE + 30
+SLOT_SIZE: Final = STATE_SIZE + 31
 
 # What a connection may want.
 ROOM: Final = 1  # a row when octets have left its queue
