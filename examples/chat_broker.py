@@ -33,7 +33,7 @@ async def run(directory: Directory, host: str, port: int, **options: Any) -> Non
             print(f"Open http://{where}:{server.port}", flush=True)
             await anext(signals)  # the next one ends the process at once, as Python does
         directory.say_goodbye()
-        await trio.sleep(0.1)  # for those who are told by a task of their own
+        await trio.sleep(0.1)  # that it may leave; who leaves a room is sent nothing of it any more
         nursery.cancel_scope.cancel()  # which tells every client that the server goes: 1001
 
 

@@ -42,6 +42,8 @@ class Room:
     log: str = attrs.field(factory=lambda: secrets.token_hex(4))
     """Names the numbering of its messages: a room that is made anew begins another one."""
     members: dict[str, None] = attrs.field(factory=dict)
+    is_over: bool = False
+    """Whether nothing but its end is worth telling any more."""
     said: dict[Form, triows.BroadcastChannel[str]] = attrs.field(init=False)
     signs: dict[Form, triows.BroadcastChannel[str]] = attrs.field(init=False)
     _ids: deque[str] = attrs.field(init=False)
@@ -76,7 +78,8 @@ class Room:
 
     def sign(self, kind: str, **fields: str) -> None:
         """Publish what is true for the moment."""
-        _publish({"type": kind, "room": self.name, **fields}, self.signs)
+        if not self.is_over:
+            _publish({"type": kind, "room": self.name, **fields}, self.signs)
 
 
 def _publish(event: Event, channels: dict[Form, triows.BroadcastChannel[str]]) -> None:
@@ -101,12 +104,16 @@ class Directory:
 
     Args:
         history: messages of each room that newcomers are given, 0 or more.
-        max_clients: members at once, 1 or more.
+        max_clients: connections at once, 1 or more.
+
+    Attributes:
+        clients: connections now.
     """
 
     def __init__(self, history: int = 200, max_clients: int = 10_000) -> None:
         self._history = history
         self._max_clients = max_clients
+        self.clients = 0
         self._members: dict[str, Member] = {}  # by name, as names are compared
         self._sessions: dict[str, Member] = {}
         self._rooms: dict[str, Room] = {}
@@ -115,13 +122,14 @@ class Directory:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no place for another member."""
-        return len(self._members) >= self._max_clients
+        """Whether there is no place for another client."""
+        return self.clients >= self._max_clients
 
     def say_goodbye(self) -> None:
-        """Tell everyone that the chat is about to go."""
+        """Tell everyone that the chat is about to go, and no more who leaves because of that."""
         for room in self._rooms.values():
             room.sign("bye", text="The server is shutting down.")
+            room.is_over = True
 
     # Names and sessions.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from typing import Final
 
 import trio
@@ -25,8 +26,11 @@ async def serve_member(directory: Directory, ws: triows.WebSocket) -> None:
     if directory.is_full:
         await ws.aclose(triows.CloseCode.TRY_AGAIN_LATER, "the chat is full, come back later")
         return
-    member = (Member if ws.subprotocol == SUBPROTOCOL else Typist)(directory, ws)
-    await member.run()
+    directory.clients += 1
+    try:
+        await (Member if ws.subprotocol == SUBPROTOCOL else Typist)(directory, ws).run()
+    finally:
+        directory.clients -= 1
 
 
 class Member:
@@ -40,21 +44,23 @@ class Member:
         self.nick = self.session = ""
         self.rooms: dict[Room, list[triows.Attachment]] = {}
         self._pace = Pace(RULES.rate, RULES.burst)
-        self._scope = trio.CancelScope()
+        self._scope = trio.CancelScope(deadline=trio.current_time() + RULES.hello)
+        self._farewell = (int(triows.CloseCode.POLICY_VIOLATION), "no hello came")
 
     async def run(self) -> None:
-        """Serve this member until its connection ends, or it is sent away."""
+        """Serve this member until its connection ends, it is sent away, or says no hello."""
         with self._scope:
             try:
                 await self.converse()
             finally:
                 self.go()
         if self._scope.cancelled_caught:
-            await self.ws.aclose(REPLACED, "this session was opened elsewhere")
+            await self.ws.aclose(*self._farewell)
 
     def send_away(self) -> None:
         """See `chat.directory.Member`."""
         self.go()
+        self._farewell = (REPLACED, "this session was opened elsewhere")
         self._scope.cancel()
 
     def go(self) -> None:
@@ -124,6 +130,7 @@ class Member:
     async def enter(self, wanted: str | None = None, session: str | None = None) -> None:
         """Get a name and a session."""
         self.directory.enter(self, wanted, session)
+        self._scope.deadline = math.inf
         log.info("came", extra={"nick": self.nick, "remote": str(self.ws.remote)})
         limits = {"text": RULES.text, "nick": RULES.nick, "room": RULES.room}
         await self.tell("welcome", nick=self.nick, session=self.session, limits=limits)

@@ -53,6 +53,8 @@ class Rules:
     """Messages that may come at once."""
     rooms: int = 20
     """That one member may be in."""
+    hello: float = 10.0
+    """Seconds that a program has to say who it is."""
 
 
 RULES: Final = Rules()

@@ -380,6 +380,18 @@ async def test_hello_comes_first(directory, autojump_clock):
         assert (await program.ask("join", room="lobby"))["code"] == "hello"
 
 
+async def test_who_does_not_say_hello_is_let_go(directory, autojump_clock):
+    """After ten seconds, with 1008; who has said it may be silent for as long as it likes."""
+    async with connected(directory) as silent, present(directory, "ann", "lobby") as ann:
+        with pytest.raises(triows.ConnectionBroken) as caught:
+            await silent.receive()
+        assert caught.value.code == 1008
+        assert trio.current_time() == pytest.approx(RULES.hello, abs=1)
+        await trio.sleep(1_000)
+        await ann.send("say", room="lobby", text="still here")
+        assert (await ann.hear("message"))["text"] == "still here"
+
+
 @pytest.mark.parametrize("name", ["", "  ", "x" * 25, "a\nb", "a\u202eb", "a\u200bb", "\ud800"])
 def test_names_that_are_refused(name):
     """Names are short and visible."""

@@ -430,7 +430,7 @@ async def test_chat_broker(nursery, capsys) -> None:
                 events.append(json.loads(await program.receive()))
             assert events[-1]["text"] == "hello"
             signal.raise_signal(signal.SIGTERM)
-            assert any('"type":"bye"' in message for message in [one async for one in program])
+            assert '"type":"bye"' in [message async for message in program][-1]
             assert "* The server is shutting down." in [message async for message in person]
             assert program.close_reason == person.close_reason == triows.CloseReason(1001)
 
