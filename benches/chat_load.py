@@ -38,12 +38,36 @@ def masked(text: str) -> bytes:
     return head + bytes(4) + payload
 
 
-def enter(host: str, port: int, nick: str, room: str) -> socket.socket:
+def enter(
+    host: str, port: int, nick: str, room: str, receive_buffer: int | None = None
+) -> socket.socket:
     """Connect a chatter, and have it say hello and join; what is answered is not awaited."""
-    sock = upgrade(host, port, target="/chat", fields="Sec-WebSocket-Protocol: chat.v1\r\n")
+    sock = upgrade(
+        host, port, receive_buffer, target="/chat", fields="Sec-WebSocket-Protocol: chat.v1\r\n"
+    )
     hello = masked(json.dumps({"type": "hello", "nick": nick}))
     sock.sendall(hello + masked(json.dumps({"type": "join", "room": room})))
     return sock
+
+
+def enter_as_person(host: str, port: int, room: str, receive_buffer: int) -> socket.socket:
+    """Connect someone who reads lines, and have them go to a room."""
+    sock = upgrade(host, port, receive_buffer, target="/chat")
+    sock.sendall(masked(f"/join {room}"))
+    return sock
+
+
+def is_let_go(sock: socket.socket) -> bool:
+    """Say whether the server has ended this connection; what it sent before is thrown away."""
+    sock.setblocking(False)
+    try:
+        while sock.recv(ARRIVALS):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 @attrs.define(eq=False, slots=False)

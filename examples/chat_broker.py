@@ -4,6 +4,7 @@ The parts are in `chat`, beside this file.
 """
 
 import argparse
+import gc
 import signal
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ async def run(directory: Directory, host: str, port: int, **options: Any) -> Non
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             server = await nursery.start(serve)
+            gc.freeze()  # what is loaded now stays: the collector need not look through it again
             where = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - for show
             where = f"[{where}]" if ":" in where else where
             print(f"Open http://{where}:{server.port}", flush=True)
