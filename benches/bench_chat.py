@@ -10,7 +10,8 @@ second and delivers 250,000. The second run has ten more clients in one room tha
 others should not notice either.
 
 The latency is from the moment before `send` to that after `recv` in the generator, which
-shares its core with nothing but takes its time too; its share of that core is in the results.
+shares its core with nothing but takes its time too. The results have what share of a core each of
+them took, and what others took meanwhile: where that is much, it is they who were measured.
 Every chatter checks that it hears each message of each member of its room once and in order; any
 that it does not ends the bench. Linux only.
 """
@@ -51,10 +52,15 @@ class Broker:
         """Return its resident octets."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE
 
-    def cpu(self) -> float:
-        """Return the seconds of CPU that it has used."""
+    def cpu(self) -> np.ndarray:
+        """Return the seconds of CPU used: the broker's, this process's, and everyone's together."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
+        own = int(fields[11]) + int(fields[12])
+        user, nice, system, _idle, _wait, *interrupts = map(
+            int, Path("/proc/stat").read_text().splitlines()[0].split()[1:8]
+        )
+        everyone = user + nice + system + sum(interrupts)
+        return np.array([own / TICK, time.process_time(), everyone / TICK])
 
 
 @contextlib.contextmanager
@@ -89,13 +95,12 @@ def measure(args: argparse.Namespace, stalled: int) -> dict[str, object]:
         )
         chatters.forget()
         memory = [server.memory()]
-        broker_cpu, own_cpu, began = server.cpu(), time.process_time(), time.monotonic()
+        cpu, began = server.cpu(), time.monotonic()
         chatters.plan(args.seconds)
         for _ in range(args.seconds):
             chatters.talk(1.0)
             memory.append(server.memory())
-        elapsed = time.monotonic() - began
-        shares = ((server.cpu() - broker_cpu) / elapsed, (time.process_time() - own_cpu) / elapsed)
+        shares = (server.cpu() - cpu) / (time.monotonic() - began)
         wanted = args.people * int(args.seconds * args.rate) * args.room
         chatters.talk(PATIENCE, wanted)
         let_go = [is_let_go(sock) for sock in deaf]
@@ -114,7 +119,7 @@ def stall(port: int, count: int) -> list[socket.socket]:
 
 
 def results(
-    chatters: Chatters, memory: list[int], shares: tuple[float, float], wanted: int
+    chatters: Chatters, memory: list[int], shares: np.ndarray, wanted: int
 ) -> dict[str, object]:
     """Put the figures together.
 
@@ -137,7 +142,11 @@ def results(
                 ("other rooms", others),
             )
         },
-        "core_share": {"broker": round(shares[0], 3), "generator": round(shares[1], 3)},
+        "core_share": {
+            "broker": round(shares[0], 3),
+            "generator": round(shares[1], 3),
+            "others": round(shares[2] - shares[0] - shares[1], 3),
+        },
         "memory_mib": [round(octets / 2**20, 1) for octets in memory],
         "memory_growth_mib_a_minute": round(growth(memory) * 60 / 2**20, 2),
     }
