@@ -26,10 +26,10 @@ EINTR, EAGAIN = 4, 11
 MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000
 CLOCK_MONOTONIC = 1
 
-_recv = types.ExternalFunction("recv", types.intp(types.intc, types.uintp, types.uintp, types.intc))
-_send = types.ExternalFunction("send", types.intp(types.intc, types.uintp, types.uintp, types.intc))
-_memcmp = types.ExternalFunction("memcmp", types.intc(types.uintp, types.uintp, types.uintp))
-_epoll_wait = types.ExternalFunction(
+recv = types.ExternalFunction("recv", types.intp(types.intc, types.uintp, types.uintp, types.intc))
+send = types.ExternalFunction("send", types.intp(types.intc, types.uintp, types.uintp, types.intc))
+memcmp = types.ExternalFunction("memcmp", types.intc(types.uintp, types.uintp, types.uintp))
+epoll_wait = types.ExternalFunction(
     "epoll_wait", types.intc(types.intc, types.uintp, types.intc, types.intc)
 )
 _epoll_ctl = types.ExternalFunction(
@@ -40,13 +40,13 @@ _errno_location = types.ExternalFunction("__errno_location", types.CPointer(type
 
 
 @njit(nogil=True)
-def _errno():
+def errno():
     """Return the C library's errno of this thread."""
     return np.int64(numba.carray(_errno_location(), 1)[0])
 
 
 @njit(nogil=True)
-def _now(clock):
+def monotonic(clock):
     """Return the monotonic time in nanoseconds; *clock* is room for a struct timespec."""
     _clock_gettime(CLOCK_MONOTONIC, clock.ctypes.data)
     return clock[0] * 1_000_000_000 + clock[1]
@@ -70,9 +70,9 @@ def _write(epoll, row, frames, event):
     size = frames.shape[1]
     had_sent = row[SENT]
     address = frames.ctypes.data + row[VARIANT] * size
-    n = _send(row[FD], address + had_sent, size - had_sent, MSG_DONTWAIT | MSG_NOSIGNAL)
+    n = send(row[FD], address + had_sent, size - had_sent, MSG_DONTWAIT | MSG_NOSIGNAL)
     if n < 0:
-        error = _errno()
+        error = errno()
         if error not in (EAGAIN, EINTR):
             return error
         n = 0
@@ -94,7 +94,7 @@ def _check(row, arrivals, n, replies, verdict):
         verdict[DETAIL] = n - (size - start)
         return SURPLUS
     expected = replies.ctypes.data + row[VARIANT] * size + start
-    if _memcmp(arrivals.ctypes.data, expected, n) != 0:
+    if memcmp(arrivals.ctypes.data, expected, n) != 0:
         for i in range(n):
             if arrivals[i] != replies[row[VARIANT], start + i]:
                 verdict[OFFSET] = start + i
@@ -108,12 +108,12 @@ def _check(row, arrivals, n, replies, verdict):
 @njit(nogil=True)
 def _read(row, arrivals, replies, verdict):
     """Receive once and check it; leaves FINE with no octets where nothing was there."""
-    n = _recv(row[FD], arrivals.ctypes.data, arrivals.size, MSG_DONTWAIT)
+    n = recv(row[FD], arrivals.ctypes.data, arrivals.size, MSG_DONTWAIT)
     if n > 0:
         return _check(row, arrivals, n, replies, verdict)
     if n == 0:
         return CLOSED
-    error = _errno()
+    error = errno()
     if error in (EAGAIN, EINTR):
         return FINE
     verdict[DETAIL] = error
@@ -149,7 +149,7 @@ def _serve_event(
     code = _read(row, arrivals, replies, verdict)
     if code != FINE or row[RECEIVED] < replies.shape[1]:
         return code, 0
-    now = _now(clock)
+    now = monotonic(clock)
     latencies[verdict[LATENCY_COUNT] % latencies.size] = now - row[SENT_AT]
     verdict[LATENCY_COUNT] += 1
     if now >= deadline:
@@ -175,16 +175,16 @@ def drive(epoll, slots, state, frames, replies, arrivals, events, latencies, ver
     """
     clock = np.zeros(2, np.int64)
     event = events[EVENTS]
-    now = _now(clock)
+    now = monotonic(clock)
     deadline = now + nanoseconds
     outstanding = state.shape[0]
     for slot in range(state.shape[0]):
         verdict[SLOT] = slot
-        code = _begin(epoll, state[slot], _now(clock), frames, event, verdict)
+        code = _begin(epoll, state[slot], monotonic(clock), frames, event, verdict)
         if code != FINE:
             return code
     while outstanding > 0:
-        count = _epoll_wait(epoll, events.ctypes.data, EVENTS, int(PATIENCE * 1000))
+        count = epoll_wait(epoll, events.ctypes.data, EVENTS, int(PATIENCE * 1000))
         if count == 0:
             return STALLED
         for i in range(count):

@@ -124,20 +124,38 @@ def traffic(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(frames), np.stack(replies)
 
 
-def upgrade(host: str, port: int) -> socket.socket:
+def upgrade(
+    host: str,
+    port: int,
+    receive_buffer: int | None = None,
+    *,
+    target: str = "/",
+    fields: str = "",
+) -> socket.socket:
     """Connect and shake hands (RFC 6455 §4.1).
+
+    Args:
+        host: where the server listens.
+        port: where the server listens.
+        receive_buffer: octets that the kernel keeps until they are read, half of what it takes.
+        target: what to ask for.
+        fields: further header fields, each line with its end.
 
     Raises:
         LoadError: the server refused, or sent octets of its own after the 101.
     """
     key = base64.b64encode(os.urandom(16)).decode()
     accept = base64.b64encode(hashlib.sha1((key + GUID).encode()).digest())  # noqa: S324 - RFC 6455 §4.2.2
-    sock = socket.create_connection((host, port), timeout=PATIENCE)
+    sock = socket.socket()
+    if receive_buffer is not None:  # before connecting: it sets TCP's window scale
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.settimeout(PATIENCE)
+    sock.connect((host, port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(
-        f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
+        f"GET {target} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
         f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-        "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+        f"Sec-WebSocket-Version: 13\r\n{fields}\r\n".encode()
     )
     head = b""
     while not head.endswith(b"\r\n\r\n"):

@@ -2,12 +2,15 @@
 
 from triows._backoff import Backoff
 from triows._broadcast import (
+    Attachment,
+    AttachmentStatistics,
     BroadcastChannel,
     BroadcastStatistics,
     Capacity,
     Delivery,
     Lagged,
     Policy,
+    Publisher,
     Subscription,
     SubscriptionStatistics,
     TooSlow,
@@ -64,6 +67,8 @@ from triows._websocket import WebSocket, WebSocketStatistics
 
 __all__ = [
     "Accept",
+    "Attachment",
+    "AttachmentStatistics",
     "Attempt",
     "Backoff",
     "BroadcastChannel",
@@ -107,6 +112,7 @@ __all__ = [
     "Presence",
     "ProtocolError",
     "ProxyError",
+    "Publisher",
     "Reactor",
     "ReactorStatistics",
     "Reconnecting",

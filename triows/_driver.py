@@ -20,7 +20,7 @@ What the channel's promises ask of a driver:
   a call only wakes tasks, which run later.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from triows._engine import (
@@ -38,6 +38,10 @@ from triows._engine import (
 
 class Sink(Protocol):
     """What a driver needs of the channel above it."""
+
+    @property
+    def take_message(self) -> Callable[[str | bytes, int], None]:
+        """Takes a message and its octets on the wire, as `deliver` does an event."""
 
     def deliver(self, events: Iterable[Event]) -> None:
         """Take what was received, in order; must not block."""
@@ -90,6 +94,12 @@ class Driver(Protocol):
         soon as that is so.
         """
 
+    def offer(self, opcode: int, payload: bytes, mark: int) -> bool:
+        """Do what `send` does if `is_open` and `unsent` is less than *mark*; else return False.
+
+        For a connection that is not open too.
+        """
+
     def send_prepared(self, message: PreparedMessage) -> None:
         """Queue a whole data message that goes to others too; as `send`."""
 
@@ -125,6 +135,12 @@ class Driver(Protocol):
         """Give the connection up because of a message that cannot be inflated (§7.1.7).
 
         `outcome` says so from then on, whatever it was.
+        """
+
+    def cut_off(self) -> None:
+        """Fail the connection because its peer is too slow, with 1013 (RFC 6455 §7.1.7).
+
+        The Close goes behind what is queued, for as long as a closing handshake may take.
         """
 
     def abort(self, why: str) -> None:

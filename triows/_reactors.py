@@ -10,15 +10,16 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 import attrs
 import trio
 
 from triows._adoption import Adoptable, adopt, peer_of
+from triows._driver import Sink
 from triows._engine import PerMessageDeflate, Request, ServerHandshake, check_subprotocols
 from triows._faultlog import FaultLog
-from triows._hub import why_no_reactor
+from triows._hub import shared_hub, why_no_reactor
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening
 from triows._options import Deflate, KeepAlive, Limits
@@ -27,22 +28,41 @@ from triows._reactor import (
     NO_LOOP,
     CallbackLoop,
     CompiledHandler,
+    Connection,
     CourierDriver,
     Driver,
     Handler,
+    Home,
     InlineDriver,
     Loop,
     LoopStatistics,
     Outbox,
+    Seat,
+    Session,
     SessionId,
+    Terms,
     ThreadDriver,
     handler_fn,
 )
 from triows._sender import Sender
 from triows._warmup import warm_up_in_thread
+from triows._websocket import Opening, WebSocket
+
+NO_REQUEST: Final = Request(head=b"GET / HTTP/1.1\r\n\r\n", is_upgrade=False)
+"""What `WebSocket.request` is for an adopted session that came without one and was promoted."""
 
 ACCEPTS: Final = 64
 """Connections accepted before others run."""
+
+
+class Channel(Protocol):
+    """What a reactor needs of a `triows.BroadcastChannel`."""
+
+    def stage(self) -> Home:
+        """Return what its topics know it by."""
+
+    def make_place(self) -> Seat:
+        """Make a connection's place there."""
 
 
 class Stage(enum.Enum):
@@ -86,6 +106,9 @@ class Reactor:
         deflate: how messages are compressed with peers that offer it (RFC 7692). By default
             not at all: a loop that compresses does it for one connection while all others
             wait, at many times the price of a message that is answered in place.
+        channel: a `triows.BroadcastChannel` that every connection is attached to, under
+            ``Policy.DISCONNECT``, and that compiled handlers publish to by
+            ``Response.PUBLISH``.
         debug: show when a payload is used after its callback: what was kept of it is
             overwritten. Costs a copy of each.
 
@@ -108,6 +131,7 @@ class Reactor:
         keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
         deflate: Deflate | None = None,
         shutdown_grace: float = 5.0,
+        channel: Channel | None = None,
         debug: bool = False,
     ) -> None:
         if compiled is None and isinstance(handler, CompiledHandler):
@@ -128,6 +152,7 @@ class Reactor:
             compiled = _ECHO
         self._handler = handler
         self._compiled = compiled
+        self._channel = channel
         self._is_debugging = debug
         self._threads = threads
         self._on_request = on_request
@@ -407,6 +432,8 @@ class Reactor:
             raise RuntimeError("run_once accepts no connections: this reactor listens")
         address = self._compiled.resolve() if self._compiled is not None else 0
         self._drivers = [Driver(self._make_loop(address), self._grace, self._outboxes[0])]
+        if self._channel is not None:
+            self._drivers[0].host(self._channel.stage(), self._channel.make_place)
         self._stage = Stage.BY_HAND
         self._admit_arrivals()
 
@@ -505,13 +532,27 @@ class Reactor:
         return made
 
     def _make_driver(self, compiled: int, outbox: Outbox) -> Driver:
+        driver = self._make_bare_driver(compiled, outbox)
+        if self._channel is not None:
+            driver.host(self._channel.stage(), self._channel.make_place)
+        return driver
+
+    def _make_bare_driver(self, compiled: int, outbox: Outbox) -> Driver:
         if not self._threads:
             return InlineDriver(self._make_loop(compiled), self._grace, outbox)
         if self._handler is None:
             return ThreadDriver(self._make_loop(compiled), self._grace, outbox)
         make_loop = partial(self._make_callback_loop, compiled=compiled)
         report, debug = self._faults.report, self._is_debugging
-        return CourierDriver(make_loop, self._handler, report, self._grace, outbox, debug=debug)
+        return CourierDriver(
+            make_loop,
+            self._handler,
+            report,
+            self._grace,
+            outbox,
+            debug=debug,
+            promote=self._promote,
+        )
 
     def _make_loop(self, compiled: int) -> Loop:
         if self._handler is not None or self._deflate is not None:
@@ -526,7 +567,22 @@ class Reactor:
             self._faults.report,
             compiled=compiled,
             debug=self._is_debugging,
+            promote=self._promote,
         )
+
+    def _promote(self, conn: Connection) -> tuple[WebSocket, Session]:
+        """Make what a connection is to become: a WebSocket of the loop that a run shares."""
+        hub = shared_hub()
+        terms = Terms(is_client=False, limits=self._limits, keepalive=self._keepalive)
+        made: list[Session] = []
+
+        def make_driver(sink: Sink) -> Session:
+            made.append(hub.adopt(-1, sink, terms, None))
+            return made[0]
+
+        opening = Opening(request=conn.request or NO_REQUEST, remote=conn.remote)
+        ws = WebSocket(make_driver, limits=self._limits, opening=opening)
+        return ws, made[0]
 
     # Accepting.
 

@@ -108,7 +108,7 @@ class Rooms(Generic[T]):
         member: Hashable = None,
         *,
         policy: Policy = Policy.BLOCK,
-        capacity: int | Capacity = Capacity(),  # noqa: B008 - frozen
+        capacity: int | Capacity = 256,
         after: Position | None = None,
     ) -> AsyncIterator[Membership[T]]:
         """Be in a room for the time of an ``async with`` block.

@@ -39,6 +39,7 @@ import numpy as np
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from triows import _kernels as kernels
 from triows._driver import Sink
 from triows._engine import (
     Closed,
@@ -54,6 +55,7 @@ from triows._engine import (
     Phase,
     PreparedMessage,
 )
+from triows._errors import ProtocolError
 
 RECEIVE_SIZE = 65_536
 """Octets of one receive. More loses cache locality, less costs system calls."""
@@ -132,6 +134,13 @@ class StreamDriver:
         self._engine.send(opcode, payload)
         self.flush()
 
+    def offer(self, opcode: int, payload: bytes, mark: int) -> bool:
+        """Queue a message if that needs no waiting."""
+        if not self.is_open or self._engine.outbound.size >= mark:
+            return False
+        self.send(opcode, payload)
+        return True
+
     def send_prepared(self, message: PreparedMessage) -> None:
         """Queue a message that goes to others too."""
         self._engine.send_prepared(message)
@@ -189,6 +198,12 @@ class StreamDriver:
     def fail(self, error: InflateError) -> None:
         """Give the connection up because of a message that cannot be inflated."""
         self._react(self._engine.fail(error, trio.current_time()))
+
+    def cut_off(self) -> None:
+        """Fail the connection for being too slow, with 1013."""
+        if self.is_open:
+            error = ProtocolError(*kernels.ENDINGS[kernels.SLOW_PEER])
+            self._react(self._engine.fail(error, trio.current_time()))
 
     def abort(self, why: str) -> None:
         """Drop the transport without further ado."""

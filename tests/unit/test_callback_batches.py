@@ -24,7 +24,7 @@ from tests.unit.test_turn import (
 )
 from triows._kernels import slots as s
 from triows._kernels._handler import resolve_handler
-from triows._reactor import _callbacks
+from triows._reactor import _blocks, _callbacks
 
 
 @pytest.fixture
@@ -167,14 +167,14 @@ def test_what_on_open_sends_goes_before_the_answers_to_the_leftover(start):
 def freed(monkeypatch):
     """The blocks that Python freed: overwritten, and kept until the end of the test."""
     handles = []
-    free = _callbacks._free
+    free = _blocks._free
 
     def poison(handle):
         assert handle not in handles
         handles.append(handle)
         ctypes.memset(handle, 0xDB, 16)
 
-    monkeypatch.setattr(_callbacks, "_free", poison)
+    monkeypatch.setattr(_blocks, "_free", poison)
     yield handles
     for handle in handles:
         free(handle)
@@ -203,13 +203,13 @@ def test_a_joined_message_is_freed_when_its_answer_has_left(start, freed):
 
 def test_a_block_lives_until_its_answer_has_left(start, monkeypatch):
     """However much the callback sends meanwhile, the message is still there to be echoed."""
-    free = _callbacks._free
+    free = _blocks._free
 
     def overwrite(handle):
         ctypes.memset(handle, 0xDB, 70_016)
         free(handle)
 
-    monkeypatch.setattr(_callbacks, "_free", overwrite)
+    monkeypatch.setattr(_blocks, "_free", overwrite)
 
     def frame(conn, _payload, _opcode):
         for _ in range(1_500):

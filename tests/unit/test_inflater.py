@@ -255,7 +255,14 @@ def test_what_deflate_does_not_make_is_refused(make, octets):
 
 
 @pytest.mark.parametrize(
-    "octets", [b"", HELLO[:3], deflate(bytes(range(256)) * 9)[0][:-40], b"\x00\x05"]
+    "octets",
+    [
+        b"",
+        HELLO[:3],
+        b"\x00\x20\x00\xdf\xff" + bytes(9),
+        deflate(bytes(range(256)) * 9)[0][:-40],
+        b"\x00\x05",
+    ],
 )
 def test_a_message_that_stands_alone_must_be_whole(octets):
     """What is cut in the middle of a block is no message."""

@@ -597,6 +597,20 @@ def test_what_epoll_refuses_is_closed(start):
         os.fstat(descriptor)
 
 
+def test_a_slot_whose_descriptor_epoll_refused_is_free(start):
+    """No sweep finds anyone there, whose number may be that of another file by now."""
+    pair = start()
+    pair.connect().close()
+    pair.connect()
+    pair.turn()
+    before = list(pair.loop._taken_slots())
+
+    with pytest.raises(PermissionError):
+        pair.loop.add(os.open(__file__, os.O_RDONLY))
+
+    assert list(pair.loop._taken_slots()) == before
+
+
 def test_a_quiet_peer_is_pinged_and_then_dropped(start):
     """Silence for the interval brings a Ping, silence after that the end (§5.5.2)."""
     pair = start(keepalive=triows.KeepAlive(interval=20, timeout=10))

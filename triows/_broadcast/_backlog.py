@@ -6,23 +6,40 @@ the subscriber is told. There are never more gaps than items and one.
 """
 
 from collections import deque
-from collections.abc import Hashable
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Hashable, Sequence
+from typing import Any, Final, TypeAlias
 
-from triows._broadcast._policies import Capacity, Lagged, Policy
+from triows._broadcast._policies import Capacity, Lagged, Policy, octets_of
+from triows._engine import PreparedMessage
 
 CUT_OFF: Final = -1
 """What `Backlog.offer` returns for a subscriber that is to be cut off."""
 
 
-class Entry(NamedTuple):
-    """An item on its way, one object for all subscribers."""
+class Entry:
+    """An item on its way, one object for all subscribers.
 
-    item: Any
-    size: int
-    """In octets."""
-    number: int
-    """Of the item in its channel, from 1."""
+    Args:
+        item: as it was published.
+        number: its number in its channel, from 1.
+    """
+
+    __slots__ = ("_prepared", "item", "number", "size")
+
+    def __init__(self, item: Any, number: int) -> None:
+        self.item = item
+        self.size = octets_of(item)
+        """In octets."""
+        self.number = number
+        self._prepared: PreparedMessage | None = None
+
+    @property
+    def prepared(self) -> PreparedMessage:
+        """The item as a message; TypeError or UnicodeEncodeError if it is none."""
+        if self._prepared is None:
+            item = self.item
+            self._prepared = item if isinstance(item, PreparedMessage) else PreparedMessage(item)
+        return self._prepared
 
 
 class _Gap:
@@ -62,7 +79,7 @@ class Backlog:
         items = self.items
         return not items or (items < self._most and size <= self._most_octets - self.octets)
 
-    def end_that_fits(self, entries: list[Entry]) -> list[Entry]:
+    def end_that_fits(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Return the end of *entries* that there is room for while this is empty."""
         octets = count = 0
         for entry in reversed(entries):

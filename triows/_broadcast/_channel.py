@@ -1,20 +1,38 @@
 """The channel: what is published goes to every subscriber, each under its own policy."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from triows._broadcast._attachment import Attachment, Target
 from triows._broadcast._backlog import CUT_OFF, Entry
 from triows._broadcast._policies import Capacity, Delivery, Policy, octets_of
+from triows._broadcast._publisher import Publisher
+from triows._broadcast._seat import Place, Tell
+from triows._broadcast._stage import Audience, Troupe
 from triows._broadcast._subscription import Subscription
+from triows._nursery import unwrapped_nursery
 
 T = TypeVar("T")
+
+ATTACHED: Final = Capacity(octets=2**20)
+"""What may wait for an attached connection, unless it is said."""
+
+
+class Member(Protocol):
+    """One to whom the channel publishes by itself: a subscription, or an attachment."""
+
+    def fits(self, size: int) -> bool:
+        """Say whether publishers need not wait for it."""
+
+    def skip(self, count: int) -> None:
+        """Be told that so many items are missing."""
 
 
 @attrs.frozen(kw_only=True)
@@ -54,13 +72,17 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         if history < 0:
             raise ValueError(f"the history is of 0 items or more, not {history}")
         self._history: deque[Entry] = deque(maxlen=history)
-        self._members: dict[Subscription[Any], None] = {}
-        self._blocking: dict[Subscription[Any], None] = {}
+        self._members: dict[Any, Callable[[Entry], int]] = {}
+        self._blocking: dict[Member, None] = {}
+        self._troupe = Troupe(self._relay, self.make_room)
+        self._has_attached = self._has_compiled = False
+        self._waited_for: set[Attachment] = set()
         self._is_closed = False
         self._turn = trio.Lock()
         self._room = trio.lowlevel.ParkingLot()
-        self._number = self._published = 0
-        self._offered = self._dropped = self._cut_off = 0
+        self._number = 0
+        self._counts = self._troupe.counts
+        self._troupe.note_others(has_others=history > 0)
 
     # Subscribing.
 
@@ -69,7 +91,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
     async def subscribe(
         self,
         policy: Policy = Policy.BLOCK,
-        capacity: int | Capacity = Capacity(),  # noqa: B008 - frozen
+        capacity: int | Capacity = 256,
         *,
         after: int | None = None,
     ) -> AsyncIterator[Subscription[T]]:
@@ -86,21 +108,86 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
 
         Raises:
             trio.ClosedResourceError: the channel was closed.
-            ValueError: *capacity* is less than an item.
+            ValueError: *capacity* is less than an item; or *policy* is ``Policy.BLOCK``, and
+                compiled handlers publish here, which cannot wait.
 
         Cancelling, on entering: there was no subscription.
         """
-        if isinstance(capacity, int):
-            capacity = Capacity(items=capacity)
+        capacity = _as_capacity(capacity)
         await trio.lowlevel.checkpoint()
         self._check_open()
+        self._check_compiled(policy, publishes=False)
         subscription: Subscription[T] = Subscription(self, policy, capacity)
         self._replay(subscription, after)
-        self._add(subscription, policy)
+        if not subscription.is_cut_off:
+            self._add(subscription, subscription.offer, policy)
         try:
             yield subscription
         finally:
             subscription.close()
+
+    @enable_ki_protection
+    def attach(
+        self,
+        target: Target,
+        policy: Policy = Policy.DISCONNECT,
+        capacity: int | Capacity = ATTACHED,
+        *,
+        after: int | None = None,
+        publishes: bool = False,
+        lagged: Tell | None = None,
+        on_detach: Callable[[], None] | None = None,
+    ) -> Attachment:
+        """Send a WebSocket what is published, until it closes or is detached.
+
+        Items must be ``str``, octets or `triows.PreparedMessage` from then on. Each is framed
+        once, whoever it goes to. What is published before anything is waited for leaves in
+        one system call for each connection, together with what else is due there; a
+        connection sees it in the order of the calls among what was sent to it otherwise.
+
+        The history is sent first, as much of its end as there is *capacity* for. Use it in
+        a ``with`` block, or leave it to the connection's end.
+
+        Args:
+            target: a `triows.WebSocket`, or a `triows.Connection` of a reactor.
+            policy: what becomes of an item while the connection has not sent those before
+                it. ``Policy.DISCONNECT`` fails it with 1013.
+            capacity: what may wait; a number is one of items. Besides, a connection's own
+                queue holds up to 64 KiB and a message of what was published.
+            after: the `number` of the item to go on behind, instead of the whole history.
+            publishes: of a `triows.Connection`: whether its compiled handler publishes to
+                this channel, by ``Response.PUBLISH``.
+            lagged: called with the number of items that were dropped; returns a message to
+                be sent in their place. One that raises is not asked again.
+            on_detach: called once it is no longer attached.
+
+        Raises:
+            trio.ClosedResourceError: the channel was closed, or the WebSocket on this side.
+            ConnectionBroken: the WebSocket has ended. A `triows.Connection` that has is
+                detached at once instead.
+            TypeError: *publishes* is not for a WebSocket.
+            ValueError: *capacity* is less than an item; or a compiled handler publishes, which
+                cannot wait for subscribers under ``Policy.BLOCK``.
+        """
+        self._check_open()
+        self._check_compiled(policy, publishes=publishes)
+        attachment = Attachment(self, policy, on_detach)
+        place = Place(policy, _as_capacity(capacity), lagged, self.make_room, attachment.end)
+        self._has_attached = True
+        history = tuple(one for one in self._history if after is None or one.number > after)
+        attachment.begin(target, place, history, publishes=publishes)
+        self._has_compiled |= publishes
+        if policy.name == Policy.BLOCK.name and attachment.is_attached:
+            self._waited_for.add(attachment)
+        return attachment
+
+    def _check_compiled(self, policy: Policy, *, publishes: bool) -> None:
+        """Refuse to have compiled handlers publish to those that have to be waited for."""
+        is_blocking = policy.name == Policy.BLOCK.name
+        if (is_blocking and (self._has_compiled or publishes)) or (
+            publishes and (self._blocking or self._waited_for)
+        ):
+            raise ValueError("a compiled handler cannot wait for subscribers under Policy.BLOCK")
 
     def _replay(self, subscription: Subscription[Any], after: int | None) -> None:
         """Give a subscription the end of the history that it has room for.
@@ -117,11 +204,11 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
             lost = subscription.offer(entry)
             self._count(1, lost)
 
-    def _add(self, subscription: Subscription[Any], policy: Policy) -> None:
-        if not subscription.is_cut_off:
-            self._members[subscription] = None
-            if policy.name == Policy.BLOCK.name:
-                self._blocking[subscription] = None
+    def _add(self, member: Any, offer: Callable[[Entry], int], policy: Policy) -> None:
+        self._members[member] = offer
+        if policy.name == Policy.BLOCK.name:
+            self._blocking[member] = None
+        self._troupe.note_others(has_others=True)
 
     # Publishing.
 
@@ -136,12 +223,14 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
             trio.WouldBlock: a subscriber under ``Policy.BLOCK`` has no room, or others wait
                 to publish; nothing was published.
             trio.ClosedResourceError: the channel was closed; nothing was published.
+            TypeError, UnicodeEncodeError: it is no message, and there are WebSockets
+                attached; nothing was published.
         """
         self._check_open()
-        size = octets_of(item)
-        if self._turn.locked() or not self._has_room(size):
+        entry = self._make_entry(item)
+        if self._turn.locked() or not self._has_room(entry.size):
             raise trio.WouldBlock
-        return self._deliver(item, size)
+        return self._deliver(entry)
 
     @enable_ki_protection
     async def publish(self, item: T) -> Delivery:
@@ -153,25 +242,50 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
             What became of it.
 
         Raises:
-            trio.ClosedResourceError: the channel was closed; nothing was published.
+            What `publish_nowait` raises, but for ``WouldBlock``.
 
         Cancelling: ``Cancelled`` means that nothing was published; a return, that every
         subscriber has been given the item, or its policy has decided.
         """
-        size = octets_of(item)
         self._check_open()
+        entry = self._make_entry(item)
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._turn.locked() or not self._has_room(size):
+        if self._turn.locked() or not self._has_room(entry.size):
             async with self._turn:
-                while not self._is_closed and not self._has_room(size):
+                while not (self._is_closed or self._has_room(entry.size)):
                     await self._room.park()
                 self._check_open()
-                delivery = self._deliver(item, size)
+                delivery = self._deliver(entry)
         else:
             self._check_open()
-            delivery = self._deliver(item, size)
+            delivery = self._deliver(entry)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return delivery
+
+    @asynccontextmanager
+    async def open_publisher(self, capacity: int = 1_024) -> AsyncIterator[Publisher[T]]:
+        """Publish from other threads, for the time of an ``async with`` block.
+
+        The block gets a `Publisher`. Leaving it waits until all that threads have published
+        has been, as `publish` does.
+
+        Args:
+            capacity: items that threads may be ahead by.
+
+        Raises:
+            ValueError: *capacity* is less than 1.
+
+        Cancelling: what threads have published and was not yet is thrown away.
+        """
+        if capacity < 1:
+            raise ValueError(f"the capacity is 1 item or more, not {capacity}")
+        publisher: Publisher[T] = Publisher(capacity)
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(publisher.run, self.publish)
+            try:
+                yield publisher
+            finally:
+                publisher.close()
 
     def has_room(self, item: T) -> bool:
         """Say whether every subscriber under ``Policy.BLOCK`` has room for an item."""
@@ -201,7 +315,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         self._number = number
         self._history.clear()
         for i, item in enumerate(history, number - len(history) + 1):
-            self._history.append(Entry(item, octets_of(item), i))
+            self._history.append(Entry(item, i))
 
     @enable_ki_protection
     def skip(self, count: int) -> None:
@@ -223,38 +337,55 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         self._number += count
         for one in self._members:
             one.skip(count)
+        self._troupe.skip(count)
+
+    def _make_entry(self, item: T) -> Entry:
+        entry = Entry(item, 0)
+        if self._has_attached:
+            entry.prepared  # noqa: B018 - it raises where there is no such message
+        return entry
 
     def _has_room(self, size: int) -> bool:
-        return all(one.fits(size) for one in self._blocking)
+        return all(one.fits(size) for one in self._blocking) and self._troupe.has_room(size)
 
-    def _deliver(self, item: T, size: int) -> Delivery:
-        self._published += 1
+    def _deliver(self, entry: Entry, origin: Audience | None = None) -> Delivery:
+        """Give an entry to all, but to those whom it comes from."""
         self._number += 1
-        entry = Entry(item, size, self._number)
+        self._counts.published += origin is None
+        entry.number = self._number
         self._history.append(entry)
-        members = tuple(self._members)
-        dropped = closed = 0
-        for one in members:
-            lost = one.offer(entry)
+        members = tuple(self._members.items())
+        count = len(members) + len(self._troupe)
+        dropped, closed = self._troupe.publish(entry, origin)
+        for one, offer in members:
+            lost = offer(entry)
             if lost:
                 self._count(0, lost)
                 dropped += lost > 0
                 if lost == CUT_OFF:
                     closed += 1
                     self.remove(one)
-        self._offered += len(members)
-        return Delivery(len(members) - dropped - closed, dropped, closed)
+        self._counts.offered += len(members)
+        return Delivery(count - dropped - closed, dropped, closed)
 
     def _count(self, offered: int, lost: int) -> None:
-        self._offered += offered
-        self._dropped += max(0, lost)
-        self._cut_off += lost == CUT_OFF
+        self._counts.offered += offered
+        self._counts.dropped += max(0, lost)
+        self._counts.closed += lost == CUT_OFF
+
+    def _relay(self, origin: Audience, entries: Sequence[Entry]) -> None:
+        """Give what a compiled handler has published in an audience to all others."""
+        for entry in entries:
+            self._deliver(entry, origin)
 
     # Closing.
 
     @enable_ki_protection
     def close(self) -> None:
-        """Publish nothing more; what was published can still be received. Harmless twice."""
+        """Publish nothing more; what was published can still be received. Harmless twice.
+
+        WebSockets are still sent what was published, and stay open.
+        """
         self._is_closed = True
         for one in self._members:
             one.wake()
@@ -291,33 +422,59 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
 
     def statistics(self) -> BroadcastStatistics:
         """Return a snapshot."""
+        counts = self._troupe.collect()
         return BroadcastStatistics(
-            published=self._published,
-            members=len(self._members),
-            offered=self._offered,
-            delivered=self._offered - self._dropped - self._cut_off,
-            dropped=self._dropped,
-            closed=self._cut_off,
+            published=counts.published,
+            members=len(self._members) + len(self._troupe),
+            offered=counts.offered,
+            delivered=counts.offered - counts.dropped - counts.closed,
+            dropped=counts.dropped,
+            closed=counts.closed,
             publishers_waiting=self._turn.statistics().tasks_waiting + len(self._room),
         )
 
     def __repr__(self) -> str:
-        state = "closed" if self._is_closed else f"{len(self._members)} members"
+        count = len(self._members) + len(self._troupe)
+        state = "closed" if self._is_closed else f"{count} members"
         return f"<triows.BroadcastChannel {state}>"
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise trio.ClosedResourceError("this channel was closed")
 
-    # What subscriptions call.
+    # What subscriptions and attachments call.
 
     def make_room(self) -> None:
         """Let publishers that wait look again."""
         if self._room:
             self._room.unpark_all()
 
-    def remove(self, subscription: Subscription[Any]) -> None:
-        """Publish no more to a subscription."""
-        self._members.pop(subscription, None)
-        if self._blocking.pop(subscription, self) is None:
+    def remove(self, member: Any) -> None:
+        """Publish no more to a member."""
+        self._members.pop(member, None)
+        self._troupe.note_others(has_others=bool(self._members or self._history.maxlen))
+        if self._blocking.pop(member, self) is None:
             self.make_room()
+
+    def stage(self) -> Troupe:
+        """Return what the topics of this channel know it by."""
+        return self._troupe
+
+    def make_place(self) -> Place:
+        """Make the place of a reactor's connection that is attached without being asked."""
+        self._has_attached = self._has_compiled = True
+        return Place(Policy.DISCONNECT, ATTACHED, None, self.make_room, self.make_room)
+
+    def admit(self, attachment: Attachment) -> None:
+        """Publish to an attachment by itself."""
+        self._add(attachment, attachment.offer, attachment.policy)
+
+    def expel(self, attachment: Attachment) -> None:
+        """Publish to an attachment by itself no more; publishers look whether that makes room."""
+        self._waited_for.discard(attachment)
+        self.remove(attachment)
+        self.make_room()
+
+
+def _as_capacity(capacity: int | Capacity) -> Capacity:
+    return Capacity(items=capacity) if isinstance(capacity, int) else capacity

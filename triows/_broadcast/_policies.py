@@ -63,7 +63,7 @@ class Capacity:
     at most *octets* or one item.
     """
 
-    items: int = attrs.field(default=256, validator=ge(1))
+    items: int = attrs.field(default=65_536, validator=ge(1))
     octets: float = attrs.field(default=math.inf, validator=ge(1))
     """Of messages: ``str`` counts what it is in UTF-8, other values count nothing."""
 

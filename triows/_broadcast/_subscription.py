@@ -1,5 +1,6 @@
 """A subscriber's end of a broadcast channel, and the one task that waits there."""
 
+from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -160,7 +161,7 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
         self._wake()
         return lost
 
-    def end_that_fits(self, entries: list[Entry]) -> list[Entry]:
+    def end_that_fits(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Return the end of *entries* that there is room for at first."""
         return self._backlog.end_that_fits(entries)
 

@@ -1,4 +1,4 @@
-"""The command line: ``triows echo``, ``triows connect``, ``triows warmup``, ``triows --version``.
+"""The command line: ``triows echo``, ``fanout``, ``connect``, ``warmup``, ``--version``.
 
 It reads arguments and turns what goes wrong into one line and an exit status;
 the work is done below. Exit status: 0 fine, 1 it did not work, 2 it was not
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from triows._cli import _connect, _echo, _warmup
+from triows._cli import _connect, _echo, _fanout, _warmup
 from triows._version import __version__
 
 
@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"triows {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _echo.add_command(commands)
+    _fanout.add_command(commands)
     _connect.add_command(commands)
     _warmup.add_command(commands)
     return parser

@@ -42,6 +42,9 @@ class Response(enum.IntEnum):
     """Close the connection with 1000 (RFC 6455 §7.1.2)."""
     DELIVER = 3
     """Of a reactor's compiled handler: hand it to the handler in Python."""
+    PUBLISH = 10
+    """Of a reactor's compiled handler: publish it to the channel that the connection was
+    attached to with ``publishes=True``."""
 
 
 Handler: TypeAlias = Callable[[memoryview, int], Response]

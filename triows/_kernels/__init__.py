@@ -7,6 +7,7 @@ they are compiled, `_cache` where the result is kept.
 import sys
 
 from triows._kernels import _slots as slots  # noqa: F401 - offered to the rest under this name
+from triows._kernels import _topics as topics  # noqa: F401 - likewise
 from triows._kernels._cache import CacheWarning as CacheWarning
 from triows._kernels._cache import cache_directory as cache_directory
 from triows._kernels._cache import clear_cache as clear_cache
@@ -18,6 +19,7 @@ from triows._kernels._faults import HANDLER_FAILED as HANDLER_FAILED
 from triows._kernels._faults import INVALID_DEFLATE as INVALID_DEFLATE
 from triows._kernels._faults import INVALID_UTF8 as INVALID_UTF8
 from triows._kernels._faults import MESSAGE_TOO_BIG as MESSAGE_TOO_BIG
+from triows._kernels._faults import SLOW_PEER as SLOW_PEER
 from triows._kernels._handler import CLOSE as CLOSE
 from triows._kernels._handler import DISCARD as DISCARD
 from triows._kernels._handler import ECHO as ECHO

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from triows._kernels._counts import count_error
 from triows._kernels._libc import Octets
 from triows._kernels._registry import kernel
+from triows._kernels._scan import EXPECT_MASK
 from triows._kernels._slots import (
     BROKEN,
     CLOSED,
@@ -24,9 +25,11 @@ from triows._kernels._slots import (
     INTEREST,
     IS_PAUSED,
     IS_PINGING,
+    LAST_PONG,
     LOW_WATER,
     NOW,
     PHASE,
+    PONGS_QUEUED,
     QUEUE,
     QUEUE_ROOM,
     QUEUE_SIZE,
@@ -73,7 +76,7 @@ def adjust_interest(loop: Integers, row: Integers, event: Words, slot: int) -> i
         or queued > loop[HIGH_WATER]
         or (queued > loop[LOW_WATER] and row[INTEREST] & EPOLLIN == 0)
     )
-    if not is_paused and row[PHASE] != CLOSED:
+    if not is_paused and (row[PHASE] != CLOSED or row[EXPECT_MASK] == 0):
         wanted |= EPOLLIN
     if wanted == row[INTEREST]:
         return 0
@@ -121,6 +124,7 @@ def enqueue(loop: Integers, row: Integers, octets: Octets, start: int, size: int
         block(row[QUEUE], row[QUEUE_ROOM]), row[QUEUE_START] + row[QUEUE_SIZE], octets, start, size
     )
     row[QUEUE_SIZE] += size
+    row[LAST_PONG] = 0
     loop[QUEUED] += size
     return 0
 
@@ -133,6 +137,7 @@ def drop_queue(loop: Integers, row: Integers) -> int:
     row[QUEUE_START] = 0
     row[QUEUE_SIZE] = 0
     row[QUEUE_ROOM] = 0
+    row[PONGS_QUEUED] = 0
     return 0
 
 

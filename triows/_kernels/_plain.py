@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triows._kernels import _slots as s
+from triows._kernels._fanout import publish
 from triows._kernels._faults import HANDLER_CLOSED, HANDLER_FAILED
 from triows._kernels._goodbye import fail
 from triows._kernels._handler import CLOSE, DISCARD, ECHO, call_handler
@@ -137,7 +138,9 @@ def serve_plain(loop: Integers, row: Integers, region: Octets, start: int, stop:
                 out_stop = begin - header
                 loop[s.OUT_START] = out_stop
             out_stop = reply_plain(region, out_stop, opcode, begin, size)
-        elif answer != DISCARD:
+        elif answer != DISCARD and not (
+            answer == s.PUBLISH and publish(loop, row, region, begin, size, opcode) == 0
+        ):
             loop[s.OUT_STOP] = out_stop
             fail(loop, row, region, HANDLER_CLOSED if answer == CLOSE else HANDLER_FAILED)
             out_stop = loop[s.OUT_STOP]

@@ -47,7 +47,7 @@ def add_row(
         loop[s.BLOCK_OCTETS] += size
     if answer in (s.DELIVER, s.INFLATE, s.CLOSED_BY_PEER, s.NOTICE):
         loop[s.IS_WAITED_FOR] = 1
-    elif answer not in (DISCARD, ECHO, s.PONG, s.NOTICE):
+    elif answer not in (DISCARD, ECHO, s.PONG, s.NOTICE, s.PUBLISH):
         loop[s.IS_ENDING] = 1
     return 0
 
@@ -81,7 +81,7 @@ def collect(
     answer = s.INFLATE if is_compressed else s.DELIVER
     if loop[s.HANDLER] != 0 and not is_compressed:
         answer = call_handler(loop[s.HANDLER], piece(octets, start, size), opcode)
-        if answer not in (DISCARD, ECHO, CLOSE, s.DELIVER):  # the other answers are not its to give
+        if answer not in (DISCARD, ECHO, CLOSE, s.DELIVER, s.PUBLISH):  # others are not its to give
             answer = s.FAILED_IN_PYTHON
     return add_row(loop, slot, opcode, start, size, handle, answer)
 

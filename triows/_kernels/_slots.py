@@ -38,7 +38,18 @@ NEXT_DIRTY: Final = STATE_SIZE + 19  # as DIRTY, which it follows; 0 if it is no
 SESSION: Final = STATE_SIZE + 20  # the number that names the connection for good; 0 for none
 WANTS: Final = STATE_SIZE + 21  # what else becomes rows of a loop that collects
 IS_PAUSED: Final = STATE_SIZE + 22  # whether Python has given up reading from the peer
-SLOT_SIZE: Final = STATE_SIZE + 23
+BOUND: Final = STATE_SIZE + 23  # 1 + the topic that a compiled handler publishes to; 0 for none
+MEMBERSHIPS: Final = STATE_SIZE + 24  # topics that it is a member of
+SLOW: Final = STATE_SIZE + 25  # those of them that have something waiting for it in Python
+NEXT_THIRSTY: Final = STATE_SIZE + 26  # as THIRSTY, which it follows; 0 if it is not in that list
+# Its own copies of the loop's settings, in ns.
+PING_AFTER: Final = STATE_SIZE + 27
+GIVE_UP_AFTER: Final = STATE_SIZE + 28  # after PING_AFTER
+FINISH_MESSAGE_IN: Final = STATE_SIZE + 29
+FINISH_CLOSE_IN: Final = STATE_SIZE + 30
+PONGS_QUEUED: Final = STATE_SIZE + 31  # octets of Pongs queued since the queue was last empty
+LAST_PONG: Final = STATE_SIZE + 32  # octets of one that may be replaced, at the queue's end, or 0
+SLOT_SIZE: Final = STATE_SIZE + 33
 
 # What a connection may want.
 ROOM: Final = 1  # a row when octets have left its queue
@@ -119,10 +130,27 @@ PENDING_STOP: Final = 189  # 0 for none
 GONE: Final = 190  # the last slot that ended and is not free again, or -1; NEXT_FREE follows
 DIRTY: Final = 191  # 1 + the last slot with a queue to flush when all is replayed, or -1
 DROPPED: Final = 192  # sends to connections that are closed or closing
-REGISTERS: Final = 193
+# Of topics: see `_fanout`.
+TOPICS: Final = 193  # the address of their table
+TOPIC_COUNT: Final = 194
+UNSENT_TOPIC: Final = 195  # 1 + the last topic with something published in this turn, or -1
+UNSENT_OCTETS: Final = 196  # of all of them
+HAS_NEWS: Final = 197  # whether Python has members, or what was published, to look after
+THIRSTY: Final = 198  # 1 + the last slot whose queue is empty and that Python has more for, or -1
+BATCH_COUNT: Final = 199  # batches that Python has published
+COMPRESSED_MOST: Final = 200  # octets of one receive from a peer that may compress
+REGISTERS: Final = 201
+
+# Then those batches, int64 (BATCH_FIELDS,) each, which Python writes.
+BATCHES: Final = 201
+BATCH_FIELDS: Final = 3
+BATCH_TOPIC: Final = 0
+BATCH_ADDRESS: Final = 1
+BATCH_SIZE: Final = 2  # octets
+BATCH_CAPACITY: Final = 64
 
 # Then its rows, int64 (ROW_FIELDS,) each, which `collect` writes.
-ROWS: Final = 200
+ROWS: Final = BATCHES + BATCH_FIELDS * BATCH_CAPACITY
 ROW_FIELDS: Final = 6
 FIELD_SLOT: Final = 0
 FIELD_OPCODE: Final = 1  # for ENDED, the ending
@@ -151,6 +179,7 @@ PONG: Final = 4
 CLOSED_BY_PEER: Final = 5
 ENDED: Final = 6
 FAILED_IN_PYTHON: Final = 7  # or in a compiled handler
+PUBLISH: Final = 10  # to the topic that the connection is bound to
 NOTICE: Final = 8  # nothing: the row only tells; its opcode is that of a Pong or one of these
 INFLATE: Final = 9  # as DELIVER, of a compressed message, which Python is to inflate
 FAILING: Final = 16  # FAILING + n is Python's answer where the connection is to end with -n
@@ -164,15 +193,18 @@ COMPRESSED: Final = 0x40  # in a send's opcode: RSV1, which its frame is to have
 
 BATCH_BLOCKS: Final = 2**23  # octets of blocks with which no other socket is served
 
+MOST_PONGS: Final = 65_536
+"""Octets of Pongs in a connection's queue above which the next takes the place of the last."""
+
 HEADROOM: Final = 160
 """Octets before the received ones in the region: room for what was carried over."""
 
 RECEIVE_SIZE: Final = 65_536
 """Octets of one receive."""
 
-COMPRESSED_SIZE: Final = 4_096
-"""Octets of one receive from a peer that may compress: what Python has to inflate of it in one
-turn is no more than a thousand times as much."""
+INFLATED_SIZE: Final = 4_096
+"""Octets of one receive from a peer that may compress, of a loop that inflates as it goes: what
+there is to inflate of it in one turn is a thousand times as much at the most."""
 
 SCRATCH: Final = 256
 """Octets behind the headroom that a loop that collects receives nothing into."""

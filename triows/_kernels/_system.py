@@ -90,6 +90,7 @@ _syscall = _foreign("syscall", _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, 
 _epoll_ctl = _foreign("epoll_ctl", _INT, _INT, _INT, _INT, _ADDRESS)
 _close = _foreign("close", _INT, _INT)
 _shutdown = _foreign("shutdown", _INT, _INT, _INT)
+_getrandom = _foreign("getrandom", _SIZE, _ADDRESS, _SIZE, _INT)
 _clock_gettime = _foreign("clock_gettime", _INT, _INT, _ADDRESS)
 _realloc = _foreign("realloc", _ADDRESS, _ADDRESS, _SIZE)
 _free = _foreign("free", _NOTHING, _ADDRESS)
@@ -97,25 +98,28 @@ _memmove = _foreign("memmove", _ADDRESS, _ADDRESS, _ADDRESS, _SIZE)
 
 
 # numba runs this while it compiles, which it does not do where coverage is measured.
-def _typed_block(_context: Any, _handle: Any, _size: Any) -> Any:  # pragma: no cover
-    """Make the intrinsic that views memory of libc's as an array of octets."""
-    view = types.Array(types.uint8, 1, "C")
+def _viewing(item: Any, item_size: int) -> Any:  # pragma: no cover
+    """Make the intrinsic that views memory from elsewhere as an array of *item*."""
+    view = types.Array(item, 1, "C")
 
-    def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        handle, size = arguments
-        target = make_array(view)(context, builder)
-        one = context.get_constant(types.intp, 1)
-        populate_array(
-            target,
-            data=builder.inttoptr(handle, target.data.type),
-            shape=cgutils.pack_array(builder, [size]),
-            strides=cgutils.pack_array(builder, [one]),
-            itemsize=one,
-            meminfo=None,  # libc's, not numba's
-        )
-        return target._getvalue()  # noqa: SLF001 - how numba's own code makes a struct
+    def typed(_context: Any, _handle: Any, _count: Any) -> Any:
+        def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            handle, count = arguments
+            target = make_array(view)(context, builder)
+            size = context.get_constant(types.intp, item_size)
+            populate_array(
+                target,
+                data=builder.inttoptr(handle, target.data.type),
+                shape=cgutils.pack_array(builder, [count]),
+                strides=cgutils.pack_array(builder, [size]),
+                itemsize=size,
+                meminfo=None,  # libc's or NumPy's, not numba's
+            )
+            return target._getvalue()  # noqa: SLF001 - how numba's own code makes a struct
 
-    return view(types.int64, types.int64), build
+        return view(types.int64, types.int64), build
+
+    return intrinsic(typed)
 
 
 def _plain_block(handle: int, size: int) -> Octets:
@@ -124,8 +128,17 @@ def _plain_block(handle: int, size: int) -> Octets:
     return octets
 
 
-block: Any = intrinsic(_typed_block) if JIT else _plain_block
+def _plain_integers(address: int, count: int) -> Integers:
+    """The twin of `integers`."""
+    view: Integers = np.ctypeslib.as_array((ctypes.c_int64 * int(count)).from_address(int(address)))
+    return view
+
+
+block: Any = _viewing(types.uint8, 1) if JIT else _plain_block
 """block(handle, size): the first *size* octets of a block, as an array that borrows them."""
+
+integers: Any = _viewing(types.int64, 8) if JIT else _plain_integers
+"""integers(address, count): so many int64 that Python keeps, as an array that borrows them."""
 
 if JIT:  # pragma: no cover - as above
     _errno_location = types.ExternalFunction("__errno_location", types.CPointer(types.intc)())
@@ -219,6 +232,23 @@ def close(descriptor: int) -> int:
 def end_writing(descriptor: int) -> int:
     """Send a FIN behind what was sent (shutdown(2)); returns 0 or a negative errno."""
     return outcome(_shutdown(descriptor, _SHUT_WR))
+
+
+@kernel("int64(int32[::1])", inner=True)
+def random_key(event: Words) -> int:
+    """Draw a mask key, 0..2**32 - 1, from the system's generator (RFC 6455 §5.3, §10.3).
+
+    One call for each key: processes that share an ancestor share none of them.
+
+    event  int32 (EVENT_WORDS,): room for the call
+
+    Returns the key or a negative errno.
+    """
+    count = outcome(_getrandom(np.int64(event.ctypes.data), 4, 0))
+    if count < 0:
+        return count
+    key: Any = np.int64(event[0]) & 0xFFFF_FFFF
+    return key
 
 
 @kernel("int64(int64[::1])", inline=True)

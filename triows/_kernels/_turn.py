@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from triows._kernels import _slots as s
 from triows._kernels._counts import count_error
+from triows._kernels._fanout import make_dirty, thirst
 from triows._kernels._faults import SLOW_MESSAGE
 from triows._kernels._goodbye import end, settle
 from triows._kernels._inlet import (
@@ -24,8 +25,8 @@ from triows._kernels._inlet import (
 from triows._kernels._libc import Octets, borrow
 from triows._kernels._outlet import adjust_interest, flush
 from triows._kernels._registry import kernel
-from triows._kernels._replay import finish_socket, replay_all
-from triows._kernels._replies import send_replies
+from triows._kernels._replay import finish_socket, hand_out, hold_replies_back, replay_all
+from triows._kernels._replies import say_masked, send_replies
 from triows._kernels._rows import add_row, has_room, start_socket
 from triows._kernels._scan import EXPECT_MASK, MAX_FRAGMENTS, MAX_MESSAGE, REMAINING
 from triows._kernels._slots import BROKEN, LOOP
@@ -41,6 +42,7 @@ from triows._kernels._system import (
     wait_events,
     watch,
 )
+from triows._kernels._topics import ENOUGH_UNSENT
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Words: TypeAlias = npt.NDArray[np.int32]
@@ -88,6 +90,10 @@ def add_connection(
     row[s.HEARD] = loop[s.NOW] = now(clock)  # the last turn may be long ago
     row[s.NEXT_FREE] = next_free
     row[s.SESSION] = session
+    row[s.PING_AFTER] = loop[s.PING_INTERVAL]
+    row[s.GIVE_UP_AFTER] = loop[s.PING_TIMEOUT]
+    row[s.FINISH_MESSAGE_IN] = loop[s.MESSAGE_TIMEOUT]
+    row[s.FINISH_CLOSE_IN] = loop[s.CLOSE_TIMEOUT]
     result = watch(loop[s.EPOLL], EPOLL_CTL_ADD, descriptor, EPOLLIN, slot, generation, event)
     if result < 0:
         row[s.PHASE] = s.FREE
@@ -97,6 +103,28 @@ def add_connection(
     loop[s.CONNECTIONS] += 1
     loop[s.OPENED] += 1
     return slot
+
+
+@kernel("int64(int64[::1], int64[:,::1], int32[::1], int64)", inner=True)
+def send_queue(loop: Integers, slots: Integers, event: Words, slot: int) -> int:
+    """Send what can be sent of a queue, and tell who waits for that; returns 0 or BROKEN."""
+    row = slots[slot]
+    result = flush(loop, row, event, slot)
+    if result == 0 and row[s.WANTS] & s.ROOM:
+        add_row(loop, slot, s.ROOM_MADE, 0, 0, 0, s.NOTICE)
+    if result == 0 and row[s.SLOW] > 0:
+        thirst(loop, slots, slot)
+    return result
+
+
+@kernel("int64(int64[::1], int64[:,::1], uint8[::1], int64)", inner=True)
+def keep_replies(loop: Integers, slots: Integers, region: Octets, slot: int) -> int:
+    """Let a member's replies leave with what was published in this turn; returns 0 or BROKEN."""
+    row = slots[slot]
+    if loop[s.OUT_STOP] == 0 or row[s.MEMBERSHIPS] == 0 or row[s.PHASE] != s.OPEN:
+        return 0
+    make_dirty(loop, slots, slot)
+    return hold_replies_back(loop, row, region)
 
 
 @kernel(f"int64({LOOP}, int64, int64)", inner=True)
@@ -115,9 +143,7 @@ def serve_socket(
     if loop[s.COLLECTS]:
         start_socket(loop)
     if mask & EPOLLOUT and row[s.QUEUE_SIZE] > 0:
-        result = flush(loop, row, event, slot)
-        if result == 0 and row[s.WANTS] & s.ROOM:
-            add_row(loop, slot, s.ROOM_MADE, 0, 0, 0, s.NOTICE)
+        result = send_queue(loop, slots, event, slot)
     if result == 0 and mask & ~EPOLLOUT:
         if row[s.PHASE] == s.OPEN and row[REMAINING] > DIRECT:
             result = receive_message(loop, slots, region, table, event, slot)
@@ -125,6 +151,8 @@ def serve_socket(
             result = receive_octets(loop, slots, region, table, event, slot)
     if loop[s.COLLECTS]:
         return finish_socket(loop, slots, region, event, slot, result)
+    if result == 0 and loop[s.UNSENT_TOPIC] > 0:
+        result = keep_replies(loop, slots, region, slot)
     if result == 0 and row[s.PHASE] == s.OPEN:  # as nearly always: without another call
         result = send_replies(loop, row, region, event, slot)
         if result == 0:
@@ -196,17 +224,20 @@ def check_deadlines(
     time = loop[s.NOW]
     result = 0
     if row[s.PHASE] != s.OPEN:
-        if time - row[s.CLOSE_SINCE] >= loop[s.CLOSE_TIMEOUT]:
+        if time - row[s.CLOSE_SINCE] >= row[s.FINISH_CLOSE_IN]:
             result = BROKEN
     elif row[s.IS_PAUSED]:
         return 0
-    elif row[s.MESSAGE_SINCE] != 0 and time - row[s.MESSAGE_SINCE] >= loop[s.MESSAGE_TIMEOUT]:
+    elif row[s.MESSAGE_SINCE] != 0 and time - row[s.MESSAGE_SINCE] >= row[s.FINISH_MESSAGE_IN]:
         result = SLOW_MESSAGE
     elif row[s.IS_PINGING]:
-        if time - row[s.HEARD] >= loop[s.PING_INTERVAL] + loop[s.PING_TIMEOUT]:
+        if time - row[s.HEARD] >= row[s.PING_AFTER] + row[s.GIVE_UP_AFTER]:
             result = BROKEN
-    elif time - row[s.HEARD] >= loop[s.PING_INTERVAL]:
+    elif time - row[s.HEARD] >= row[s.PING_AFTER]:
         row[s.IS_PINGING] = 1
+        if row[EXPECT_MASK] == 0:
+            result = say_masked(loop, row, region, event, slot, _PING, 0, 0)
+            return settle(loop, slots, region, event, slot, result)
         region[s.HEADROOM] = _FIN | _PING
         region[s.HEADROOM + 1] = 0
         loop[s.OUT_START] = s.HEADROOM
@@ -235,6 +266,34 @@ def sweep(loop: Integers, slots: Integers, region: Octets, event: Words) -> int:
         if slots[slot, s.PHASE] != s.FREE:
             check_deadlines(loop, slots, region, event, slot)
     return 0
+
+
+@kernel(f"int64({LOOP}, int32[::1])", inline=True)
+def serve_event(
+    loop: Integers,
+    slots: Integers,
+    region: Octets,
+    table: Integers,
+    event: Words,
+    found: Words,
+) -> int:
+    """Do what an event that was found asks for; returns 0."""
+    slot = found[EVENT_SLOT]
+    if slot == s.WAKE_SLOT:
+        loop[s.IS_WOKEN] = 1
+    elif slots[slot, s.GENERATION] == found[EVENT_GENERATION]:
+        serve_socket(loop, slots, region, table, event, slot, found[EVENT_MASK])
+    if loop[s.UNSENT_OCTETS] >= ENOUGH_UNSENT:
+        hand_out(loop, slots, region, event)
+    return 0
+
+
+@kernel("int64(int64[::1], uint8[::1], int64[::1])", inline=True)
+def is_enough(loop: Integers, region: Octets, clock: Integers) -> int:
+    """Return whether a turn is to serve no other socket: for want of time, or of room."""
+    if now(clock) - loop[s.NOW] > loop[s.BUDGET]:
+        return 1
+    return 1 if loop[s.COLLECTS] and not has_room(loop, region) else 0
 
 
 @kernel(f"int64({LOOP}, int32[:,::1], int64[::1], int64)", inline=True)
@@ -274,16 +333,12 @@ def turn(
     first = loop[s.CURSOR]
     while loop[s.CURSOR] < loop[s.EVENT_COUNT]:
         found = events[loop[s.CURSOR]]
-        slot = found[EVENT_SLOT]
         loop[s.CURSOR] += 1
-        if slot == s.WAKE_SLOT:
-            loop[s.IS_WOKEN] = 1
-        elif slots[slot, s.GENERATION] == found[EVENT_GENERATION]:
-            serve_socket(loop, slots, region, table, event, slot, found[EVENT_MASK])
-        if now(clock) - loop[s.NOW] > loop[s.BUDGET]:
+        serve_event(loop, slots, region, table, event, found)
+        if is_enough(loop, region, clock):
             break
-        if loop[s.COLLECTS] and not has_room(loop, region):
-            break
+    if loop[s.UNSENT_TOPIC] > 0:
+        hand_out(loop, slots, region, event)
     served = loop[s.CURSOR] - first
     loop[s.EVENTS] += served
     if loop[s.NOW] >= loop[s.NEXT_SWEEP]:
@@ -308,7 +363,7 @@ def drive(
 
     command  TAKE_TURNS  `turn` with the timeout *first*, *second* times, -1 for no end, or
                          until woken, or until there is no connection if LEAVES_EMPTY is set;
-                         after `replay_all`, and until there are rows
+                         after `replay_all`, and until there are rows, or news of topics
              FEED        `feed` to the slot *first* octets in the number of *second*
              DISMISS     `dismiss` the slot *first* with the ending *second*
              REPLAY      `replay_all` up to the row *first*
@@ -322,13 +377,14 @@ def drive(
     events, clock = borrow(events), borrow(clock)
     if command == TAKE_TURNS:
         served = 0
-        if loop[s.COLLECTS] or loop[s.SEND_COUNT] > 0:
+        if loop[s.COLLECTS] or loop[s.SEND_COUNT] > 0 or loop[s.BATCH_COUNT] > 0:
             replay_all(loop, slots, region, event, loop[s.ROW_COUNT])
         while (
             second != 0
             and served >= 0
             and loop[s.IS_WOKEN] == 0
             and loop[s.ROW_COUNT] == 0
+            and loop[s.HAS_NEWS] == 0
             and (loop[s.CONNECTIONS] > 0 or loop[s.LEAVES_EMPTY] == 0)
         ):
             served = turn(loop, slots, region, table, event, events, clock, first)
@@ -340,5 +396,6 @@ def drive(
     if command == PAUSE:
         return pause(loop, slots, event, first, second)
     if command == FEED:
-        return feed(loop, slots, region, table, event, first, second)
+        feed(loop, slots, region, table, event, first, second)
+        return hand_out(loop, slots, region, event)
     return dismiss(loop, slots, region, event, first, second)

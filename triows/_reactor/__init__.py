@@ -27,7 +27,7 @@ itself readable when it has events, which is how Trio waits for a loop that it d
 
 **Whose memory it is.** The region belongs to the loop and is overwritten by the next
 ``recv``. A payload is a view of it, good until the handler returns. An idle connection
-is a row of 352 octets. Three things can hang on it, each a block of libc's: an
+is a row of 432 octets. Three things can hang on it, each a block of libc's: an
 unfinished header or control frame; an unfinished message, which the rest of a large
 frame is received into directly, so that an octet is copied once at the most; and a queue
 of what the kernel did not take.
@@ -88,6 +88,7 @@ from triows._reactor._callbacks import CallbackLoop as CallbackLoop
 from triows._reactor._channels import ChannelDriver as ChannelDriver
 from triows._reactor._channels import ChannelLoop as ChannelLoop
 from triows._reactor._channels import Session as Session
+from triows._reactor._channels import Terms as Terms
 from triows._reactor._compiled import CompiledHandler as CompiledHandler
 from triows._reactor._compiled import compiled as compiled
 from triows._reactor._courier import CourierDriver as CourierDriver
@@ -101,6 +102,12 @@ from triows._reactor._loop import NO_LOOP as NO_LOOP
 from triows._reactor._loop import Loop as Loop
 from triows._reactor._loop import LoopStatistics as LoopStatistics
 from triows._reactor._outbox import Outbox as Outbox
+from triows._reactor._topics import Counts as Counts
+from triows._reactor._topics import Home as Home
+from triows._reactor._topics import Member as Member
+from triows._reactor._topics import Seat as Seat
+from triows._reactor._topics import Stage as Stage
+from triows._reactor._topics import Topic as Topic
 from triows._reactor._worker import Driver as Driver
 from triows._reactor._worker import InlineDriver as InlineDriver
 from triows._reactor._worker import ThreadDriver as ThreadDriver

@@ -16,6 +16,10 @@ changes no payload that is still to be handled. A turn's callbacks may take long
 the budget: the rest of the rows wait, while others run, and no further turn is taken
 before they are done.
 
+**What came compressed** is inflated when its row's turn comes, into memory of its own, and
+what is sent is compressed at once, in the order in which it is sent. Of a peer that may
+compress little is received at a time, and the clock is looked at after each message.
+
 **The end of a connection.** The kernel lists the slots that have ended, and gives none
 of them to another connection before this module has taken note. ``on_close`` comes with
 the peer's Close, in order with its messages, or else with the slot's end.
@@ -23,24 +27,37 @@ the peer's Close, in order with its messages, or else with the slot's end.
 
 # ruff: noqa: SLF001 - a connection's private parts are this module's
 
-import ctypes
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import trio
 
 from triows import _kernels as kernels
-from triows._engine import Deflated, InflateError, PerMessageDeflate, Request
+from triows._engine import (
+    Deflated,
+    Failed,
+    InflateError,
+    PerMessageDeflate,
+    PreparedMessage,
+    Request,
+)
 from triows._engine._base import parse_close
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
-from triows._reactor._handlers import CLOSED, CLOSING, FAILED, OPEN, Connection, Handler
+from triows._reactor._blocks import Block, octets_at
+from triows._reactor._handlers import CLOSED, CLOSING, FAILED, OPEN, PROMOTED, Connection, Handler
 from triows._reactor._loop import BUDGET, LAST, Loop, Octets, Sendable, plain
+from triows._reactor._moving import Moved, Promote, take_out
+from triows._reactor._topics import Home, Seat
 from triows._spec import CloseCode, Opcode
+
+if TYPE_CHECKING:
+    from triows._reactor._channels import Session
 
 LOOK_EVERY: Final = 32
 """Callbacks between looks at the clock."""
@@ -64,6 +81,20 @@ class Callbacks(Protocol):
     def buffered(self, conn: Connection) -> int:
         """See `Connection.buffered`."""
 
+    def join(
+        self,
+        conn: Connection,
+        stage: Home,
+        seat: Seat,
+        greeting: Iterable[PreparedMessage],
+        *,
+        publishes: bool,
+    ) -> Callable[[], None] | None:
+        """Make a connection a member of a channel's topic; returns what lets it go."""
+
+    def promote(self, conn: Connection) -> Any:
+        """See `Connection.promote`."""
+
 
 class CallbackLoop(Loop):
     """A loop that calls a Python handler.
@@ -73,6 +104,7 @@ class CallbackLoop(Loop):
         report: told of what callbacks raise.
         compiled: the address of a compiled handler that is asked first; 0 for none.
         debug: whether payloads are copies that are overwritten after their callbacks.
+        promote: makes the WebSocket that a connection becomes, if that is possible.
         limits, keepalive: as in `Loop`.
     """
 
@@ -85,8 +117,13 @@ class CallbackLoop(Loop):
         *,
         compiled: int = 0,
         debug: bool = False,
+        promote: Promote | None = None,
     ) -> None:
         super().__init__(compiled, limits, keepalive, collects=True)
+        self._words[s.COMPRESSED_MOST] = s.INFLATED_SIZE
+        self._promote = promote
+        self._heirs: dict[int, Session] = {}
+        self._leaving: list[tuple[Connection, Callable[[Moved], None]]] = []
         self._handler = handler
         self._report = report
         self._is_debugging = debug
@@ -109,6 +146,8 @@ class CallbackLoop(Loop):
         """See `Connection.echo`."""
         if self._current is not conn:
             raise RuntimeError(NO_ECHO)
+        if self.fan.noted:
+            self.fan.catch_up(conn._slot)
         self._answer = kernels.ECHO
 
     def send(self, conn: Connection, payload: Sendable, opcode: int) -> None:
@@ -125,6 +164,8 @@ class CallbackLoop(Loop):
                 self._note_send(conn._slot, conn._id, plain(payload), opcode)
             else:
                 self._note_send(conn._slot, conn._id, deflated, opcode | s.COMPRESSED)
+        if opcode == Opcode.CLOSE:
+            self.fan.forget(conn._slot)
 
     def _close_behind_echo(self, conn: Connection, payload: Octets) -> None:
         if self._inflated is not None:
@@ -139,6 +180,68 @@ class CallbackLoop(Loop):
     def buffered(self, conn: Connection) -> int:
         """See `Connection.buffered`."""
         return self.queued(conn._slot, conn._id)
+
+    def join(
+        self,
+        conn: Connection,
+        stage: Home,
+        seat: Seat,
+        greeting: Iterable[PreparedMessage],
+        *,
+        publishes: bool,
+    ) -> Callable[[], None] | None:
+        """Make a connection a member of a channel's topic; None if it is not open."""
+        if conn._phase != OPEN:
+            return None
+        for message in greeting:
+            self.send(conn, message, message.opcode)
+        member = self.fan.join(stage, conn._slot, conn._id, seat, publishes=publishes)
+        return partial(self.fan.leave, member)
+
+    def promote(self, conn: Connection) -> Any:
+        """See `Connection.promote`."""
+        assert self._promote is not None
+        ws, heir = self._promote(conn)
+        self._heirs[conn._id] = heir
+        conn._phase = PROMOTED
+        self.release(conn, heir.move)
+        return ws
+
+    def release(self, conn: Connection, take: Callable[[Moved], None]) -> None:
+        """Take a connection out of the loop once all that came is handled, and what was sent gone.
+
+        Args:
+            conn: it.
+            take: called with what was taken out, unless the connection has ended before.
+        """
+        self._leaving.append((conn, take))
+        if not self._is_turning and self._rows is None:
+            self._finish_batch()
+
+    def find(self, slot: int, session: int) -> Connection | None:
+        """Return the connection of a session if it is in a slot."""
+        conn: Connection | None = self._connections[slot]
+        return conn if conn is not None and conn._id == session else None
+
+    def _release_leaving(self) -> None:
+        """Let those go that are to be released; there are no rows of theirs, and no sends."""
+        leaving, self._leaving = self._leaving, []
+        for conn, take in leaving:
+            if self.is_session(conn._slot, conn._id):
+                moved = take_out(self, conn._slot, conn._deflate)
+                self._release_slot(conn._slot)
+                self._connections[conn._slot] = None
+                self._heirs.pop(conn._id, None)
+                if self._sessions is not None:
+                    self._sessions.pop(conn._id, None)
+                take(moved)
+
+    def cut_off(self, slot: int) -> None:
+        """See `Loop.cut_off`."""
+        conn = self._connections[slot]
+        if conn._phase == OPEN:
+            conn._phase = FAILED
+            super().cut_off(slot)
 
     def _send_to_slot(self, slot: int, session: int, payload: Sendable, opcode: int) -> None:
         conn = self._connections[slot]
@@ -209,9 +312,11 @@ class CallbackLoop(Loop):
                 if self._blocks:
                     self._blocks.clear()
                 self._take_rows()
+                if self._words[s.HAS_NEWS]:
+                    self.fan.attend()
             if self._rows is not None:
                 self._call_back(BUDGET)
-            if self._words[s.GONE] >= 0 or self._newcomers:
+            if self._words[s.GONE] >= 0 or self._newcomers or self._leaving:
                 self._after_callbacks()
             return served
         finally:
@@ -222,13 +327,16 @@ class CallbackLoop(Loop):
         if self._rows is not None:
             return
         self._replay()  # a row knows its connection by the slot alone
-        while self._newcomers or self._gone or self._words[s.GONE] >= 0:
+        while self._newcomers or self._gone or self._leaving or self._words[s.GONE] >= 0:
             self._greet()
             self._reap()
+            if self._leaving:
+                self._replay()  # a greeting may have been sent
+                self._release_leaving()
 
     def settle(self) -> None:
         """See `Loop.settle`; calls the ``on_close`` that come of it."""
-        if self._sends or self._words[s.ROW_COUNT]:
+        if self._sends or self.fan.noted or self._words[s.ROW_COUNT]:
             with self._turning():
                 self._replay()
                 self._after_callbacks()
@@ -267,7 +375,7 @@ class CallbackLoop(Loop):
         with self._turning():
             self._call_back(math.inf)
             self._after_callbacks()
-            if self._sends:
+            if self._sends or self.fan.noted:
                 self._replay()
 
     def _replay(self) -> None:
@@ -333,6 +441,8 @@ class CallbackLoop(Loop):
         else:
             payload = self._octets[start : start + size]
         if conn._phase != OPEN:
+            if conn._id in self._heirs:
+                self._heirs[conn._id].inherit(opcode, payload)
             return
         on_frame = self._handler.on_frame
         if not self._is_debugging:
@@ -362,7 +472,8 @@ class CallbackLoop(Loop):
         self._fail(conn)
         if not isinstance(error, Exception):
             self._answers[self._row] = self._answer
-            raise error
+            del error  # whose traceback holds this frame: both would outlive what views blocks
+            raise  # noqa: PLE0704 - what is being handled
         self._report("on_frame failed", error)
 
     def _call_inflated(self, conn: Connection, opcode: int, octets: memoryview) -> None:
@@ -370,9 +481,13 @@ class CallbackLoop(Loop):
         self._current = conn
         self._answer = 0
         try:
-            if conn._phase == OPEN and conn._deflate is not None:
+            heir = self._heirs.get(conn._id)
+            if (conn._phase == OPEN or heir is not None) and conn._deflate is not None:
                 deflated = Deflated(bytes(octets), opcode)
                 payload = bytearray(conn._deflate.inflater.octets(deflated))
+                if heir is not None:
+                    heir.inherit(opcode, memoryview(payload))
+                    return
                 self._inflated = (payload, opcode)
                 self._ask(conn, payload, opcode)
                 if self._answer == kernels.ECHO:
@@ -400,7 +515,7 @@ class CallbackLoop(Loop):
             self._answer = answer
             if answer == kernels.CLOSE:
                 conn._phase = CLOSING
-        else:
+        elif answer != s.PUBLISH or not self.fan.publish_for(conn._slot, opcode, bytes(payload)):
             self._fail(conn)
 
     def _echo_inflated(self, conn: Connection) -> None:
@@ -419,19 +534,32 @@ class CallbackLoop(Loop):
             view = Block(handle, start, size).view() if handle else self._octets[start:][:size]
             self._call_inflated(conn, opcode, view)
             return True
+        if asked == s.PUBLISH and conn._phase == OPEN:  # here, to keep its place among the others
+            payload = octets_at(handle + start, size) if handle else self._octets[start:][:size]
+            is_done = self.fan.publish_for(slot, opcode, bytes(payload))
+            self._words[at + s.FIELD_ANSWER] = s.NOTICE if is_done else s.FAILED_IN_PYTHON
+            asked = self._words[at + s.FIELD_ANSWER]
         if asked == kernels.CLOSE:
             conn._phase = max(conn._phase, CLOSING)
         elif asked in (s.ENDED, s.FAILED_IN_PYTHON):
             conn._phase = max(conn._phase, FAILED)
+            if asked == s.ENDED and conn._id in self._heirs:
+                self._heirs[conn._id].learn(Failed(*END_OF[opcode]))
         elif asked == s.CLOSED_BY_PEER and conn._phase != FAILED:
             closed = parse_close(bytes(self._octets[start : start + size]))
-            self._close(conn, closed.code, closed.reason)
+            if conn._id in self._heirs:
+                self._heirs[conn._id].learn(closed)
+            else:
+                self._close(conn, closed.code, closed.reason)
+        if conn._phase != OPEN:
+            self.fan.forget(slot)
         return False
 
     def _fail(self, conn: Connection) -> None:
         self._answer = s.FAILED_IN_PYTHON
         if conn._phase == OPEN:
             conn._phase = FAILED
+            self.fan.forget(conn._slot)
 
     def _close(self, conn: Connection, code: int, reason: str) -> None:
         """Tell the handler that a connection has ended, if it was not told yet."""
@@ -439,6 +567,10 @@ class CallbackLoop(Loop):
             return
         conn._phase = CLOSED
         self._current = None
+        heir = self._heirs.pop(conn._id, None)
+        if heir is not None:
+            heir.conclude(code, reason)
+            return
         try:
             call_handler(self._handler.on_close, conn, code, reason)
         except Exception as error:  # noqa: BLE001 - the connection has ended anyway
@@ -454,36 +586,11 @@ class CallbackLoop(Loop):
         while self._gone:
             slot = self._gone.popleft()
             row = self._slots[slot]
-            row[s.NEXT_FREE] = self._words[s.FREE_SLOT]
-            self._words[s.FREE_SLOT] = slot
+            self._release_slot(slot)
             conn, self._connections[slot] = self._connections[slot], None
             if conn is not None:
                 self._close(conn, *END_OF.get(int(row[s.ENDING]), _BROKEN))
 
-
-class Block:
-    """A block that a message was joined in, freed when the last view of it is gone."""
-
-    def __init__(self, handle: int, start: int, size: int) -> None:
-        self._handle = handle
-        self.__array_interface__ = {
-            "data": (handle + start, False),
-            "shape": (size,),
-            "typestr": "|u1",
-            "version": 3,
-        }
-
-    def view(self) -> memoryview:
-        """View the message."""
-        return np.asarray(self).data
-
-    def __del__(self) -> None:
-        _free(self._handle)
-
-
-_free = ctypes.CDLL(None).free
-_free.argtypes = [ctypes.c_void_p]
-_free.restype = None
 
 _BROKEN: Final = (int(CloseCode.ABNORMAL), "")
 HANDLER_FAILED: Final = kernels.ENDINGS[kernels.HANDLER_FAILED]

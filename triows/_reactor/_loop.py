@@ -11,7 +11,7 @@ import os
 import select
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -22,6 +22,7 @@ from triows import _kernels as kernels
 from triows._engine import PerMessageDeflate, PreparedMessage, Request
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
+from triows._reactor._fanout import Fan
 
 _NS: Final = 1_000_000_000
 _ROWS: Final = 129
@@ -149,6 +150,9 @@ class Loop:
         self._row = LAST
         self._sessions: dict[int, int] | None = None
         self._words[s.COLLECTS] = collects
+        self.fan = Fan(self)
+        self.host: Callable[[int, int], None] | None = None
+        """Called with the slot and the session of every newcomer."""
         self._set_up(handler, limits, keepalive)
 
     def _set_up(self, handler: int, limits: Limits, keepalive: KeepAlive) -> None:
@@ -156,17 +160,18 @@ class Loop:
         registers[s.EPOLL] = self._epoll.fileno()
         registers[s.HANDLER] = handler
         registers[s.FREE_SLOT] = registers[s.GONE] = -1
-        registers[s.DIRTY] = -1
+        registers[s.DIRTY] = registers[s.UNSENT_TOPIC] = registers[s.THIRSTY] = -1
         registers[s.RECEIVE_AT] = s.HEADROOM + s.SCRATCH * registers[s.COLLECTS]
+        registers[s.COMPRESSED_MOST] = s.RECEIVE_SIZE
         registers[s.SEND_LIMIT] = limits.max_unsent
-        registers[s.BUDGET] = _nanoseconds(BUDGET)
-        registers[s.SWEEP_INTERVAL] = _nanoseconds(SWEEP_INTERVAL)
+        registers[s.BUDGET] = nanoseconds(BUDGET)
+        registers[s.SWEEP_INTERVAL] = nanoseconds(SWEEP_INTERVAL)
         registers[s.HIGH_WATER] = limits.send_queue_octets
         registers[s.LOW_WATER] = limits.send_queue_octets // 2
-        registers[s.PING_INTERVAL] = _nanoseconds(keepalive.interval)
-        registers[s.PING_TIMEOUT] = _nanoseconds(keepalive.timeout)
-        registers[s.MESSAGE_TIMEOUT] = _nanoseconds(limits.message_timeout)
-        registers[s.CLOSE_TIMEOUT] = _nanoseconds(limits.close_timeout)
+        registers[s.PING_INTERVAL] = nanoseconds(keepalive.interval)
+        registers[s.PING_TIMEOUT] = nanoseconds(keepalive.timeout)
+        registers[s.MESSAGE_TIMEOUT] = nanoseconds(limits.message_timeout)
+        registers[s.CLOSE_TIMEOUT] = nanoseconds(limits.close_timeout)
         registers[s.LIMIT_MESSAGE] = limits.max_message
         registers[s.LIMIT_FRAGMENTS] = limits.max_fragments
         registers[s.INCOMPLETE_LIMIT] = limits.max_incomplete
@@ -268,6 +273,8 @@ class Loop:
             self._slots[slot, kernels.ALLOWED_RSV] = kernels.RSV1
         if self._sessions is not None:
             self._sessions[session] = slot
+        if self.host is not None:
+            self.host(slot, session)
         return int(slot)
 
     def _feed(self, slot: int, leftover: bytes) -> Iterator[None]:
@@ -297,15 +304,34 @@ class Loop:
         Raises:
             OSError: epoll_wait failed.
         """
-        if self._sends:
+        if self._sends or self.fan.noted:
             self._put_sends()
-        served = self._drive(kernels.turn.TAKE_TURNS, round(timeout * 1e6), most)
-        if self._sends:
+            served = self._drive(kernels.turn.TAKE_TURNS, round(timeout * 1e6), most)
             self._clear_sends()
+        else:
+            served = self._drive(kernels.turn.TAKE_TURNS, round(timeout * 1e6), most)
         if self._words[s.IS_WOKEN]:
             self._words[s.IS_WOKEN] = 0
             os.eventfd_read(self._wake)
+        if self._words[s.HAS_NEWS] and not self._words[s.COLLECTS]:
+            self._look_after()
         return served if served >= 0 else _check(served)
+
+    def _look_after(self) -> None:
+        """Take note of members that have ended, and look after those that are slow."""
+        self.fan.attend()
+        slot = self._words[s.GONE]
+        self._words[s.GONE] = -1
+        while slot >= 0:
+            following = int(self._slots[slot, s.NEXT_FREE])
+            self._release_slot(slot)
+            slot = following
+
+    def _release_slot(self, slot: int) -> None:
+        """Let a slot that has ended be another connection's."""
+        self.fan.release(slot)
+        self._slots[slot, s.NEXT_FREE] = self._words[s.FREE_SLOT]
+        self._words[s.FREE_SLOT] = slot
 
     @property
     def is_turning(self) -> bool:
@@ -345,6 +371,11 @@ class Loop:
         row = self._slots[slot]
         return int(row[s.QUEUE_SIZE]) if row[s.SESSION] == session else 0
 
+    def is_session(self, slot: int, session: int) -> bool:
+        """Say whether a slot is still that of a session, which is open."""
+        row = self._slots[slot]
+        return bool(row[s.SESSION] == session and row[s.PHASE] == s.OPEN)
+
     @contextlib.contextmanager
     def _turning(self) -> Iterator[None]:
         """Make no wake-up of what is sent in the block: who drives the loop is here."""
@@ -367,6 +398,8 @@ class Loop:
             payload: copied.
             opcode: with `s.UNFINISHED` and `s.COMPRESSED` as need be.
         """
+        if self.fan.noted:
+            self.fan.catch_up(slot)
         size = len(payload)
         arena = self._arena
         arena += _GAPS[2 if size <= 125 else 4 if size < 65_536 else 10]
@@ -378,6 +411,15 @@ class Loop:
             self._replay()
         elif len(sends) == s.SEND_FIELDS and not self._is_turning:
             self._ask_for_turn()
+
+    def note_batch(self) -> None:
+        """Take note that something was published."""
+        if not (self._is_turning or self._sends):
+            self._ask_for_turn()
+
+    def cut_off(self, slot: int) -> None:
+        """Fail a connection that is too slow, with 1013."""
+        self._drive(kernels.turn.DISMISS, slot, kernels.SLOW_PEER)
 
     def _ask_for_turn(self) -> None:
         """See to it that what was just noted leaves soon."""
@@ -397,8 +439,11 @@ class Loop:
             words[s.SENDS_AT : s.SENDS_AT + len(sends)] = array("q", sends)
             words[s.ARENA] = ctypes.addressof(ctypes.c_char.from_buffer(self._arena))
             words[s.ARENA_SIZE] = len(self._arena)
+        if self.fan.noted:
+            self.fan.put()
 
     def _clear_sends(self) -> None:
+        self.fan.clear()
         self._sends = []
         self._arena = bytearray()
 
@@ -407,10 +452,12 @@ class Loop:
         self._put_sends()
         self._drive(kernels.turn.REPLAY, min(self._row, self._words[s.ROW_COUNT]), 0)
         self._clear_sends()
+        if self._words[s.HAS_NEWS]:
+            self.fan.attend()
 
     def settle(self) -> None:
         """Send what is due, before anything is waited for."""
-        if self._sends:
+        if self._sends or self.fan.noted:
             self._replay()
 
     def leave_when_empty(self, leaves: bool) -> None:  # noqa: FBT001 - a setting
@@ -429,6 +476,7 @@ class Loop:
         for slot in self._taken_slots():
             self._drive(kernels.turn.DISMISS, slot, s.BROKEN)
         self._is_closed = True
+        self.fan.close()
         self._epoll.close()
         os.close(self._wake)
 
@@ -448,7 +496,8 @@ def _name_errnos(counts: list[int]) -> Mapping[str, int]:
     )
 
 
-def _nanoseconds(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
+    """Return a setting in seconds as the kernels have it."""
     return _NEVER if seconds == float("inf") else round(seconds * _NS)
 
 

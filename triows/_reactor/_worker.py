@@ -20,8 +20,10 @@ import trio
 
 from triows._engine import PerMessageDeflate, Request
 from triows._nursery import unwrapped_nursery
+from triows._reactor._fanout import Fan
 from triows._reactor._loop import BUDGET, SWEEP_INTERVAL, Loop, LoopStatistics
 from triows._reactor._outbox import Item, Outbox
+from triows._reactor._topics import Home, Seat
 
 
 class Driver:
@@ -133,6 +135,24 @@ class Driver:
         self._stop()
         self._end()
 
+    def host(self, home: Home, make_seat: Callable[[], Seat]) -> None:
+        """Attach every connection to a channel, to which its compiled handler publishes."""
+        fan = self._loop.fan
+
+        def join(slot: int, session: int) -> None:
+            fan.join(home, slot, session, make_seat(), publishes=True)
+
+        self._loop.host = join
+
+    @property
+    def fan(self) -> Fan:
+        """The loop's topics; for the loop's own thread."""
+        return self._loop.fan
+
+    def post(self, call: Callable[[], None]) -> bool:
+        """Have something done in the loop's thread; returns whether that is to come."""
+        return self._post(call)
+
     def _post(self, call: Callable[[], None]) -> bool:
         with self._lock:
             if self._is_over:
@@ -162,6 +182,7 @@ class Driver:
                 self._is_calling = False
         self._send_taken()
         self._loop.settle()
+        self._loop.fan.collect()
         return is_busy
 
     def _send_taken(self) -> None:
@@ -221,6 +242,17 @@ class Driver:
 
 class ThreadDriver(Driver):
     """Drives its loop in a thread of its own, which neither waits for Trio nor holds the GIL."""
+
+    def host(self, home: Home, make_seat: Callable[[], Seat]) -> None:
+        """See `Driver.host`."""
+        outpost = home.outpost_in(self)
+
+        def join(slot: int, session: int) -> None:
+            seat = make_seat()
+            outpost.adopt(seat)
+            outpost.join(slot, session, seat, publishes=True)
+
+        self._loop.host = join
 
     @trio.lowlevel.enable_ki_protection  # else the thread may never be told to stop
     async def run(self) -> None:
