@@ -14,7 +14,8 @@ from triows._backoff import Backoff
 from triows._broadcast import Delivery
 from triows._broker import Link, RoomEnd
 from triows._nursery import unwrapped_nursery
-from triows.redis._node import LOST, Node, Settings
+from triows.redis._connection import LOST
+from triows.redis._node import Node, Settings
 from triows.redis._room import Room
 from triows.redis._wire import Parcel
 
@@ -46,12 +47,17 @@ class RedisBroker:
     # Broker.
 
     def open(self, room: str, end: RoomEnd) -> Link:
-        """See `Broker.open`."""
+        """See `Broker.open`.
+
+        Raises:
+            UnicodeEncodeError: *room* has half a character in it; nothing was opened.
+        """
+        room.encode()
         node = self._node_of(room)
         found = node.rooms.get(room)
         if found is None:
             settings = self._settings
-            found = Room(room, settings.process, settings.history, settings.queue)
+            found = Room(room, settings.process, settings.history, settings.queue, self._serial)
             found.add(end)
             node.open(found)
         else:
@@ -65,6 +71,7 @@ class RedisBroker:
             trio.WouldBlock: a subscriber here that must lose nothing has no room, or the
                 backlog has none; nothing was published.
             TypeError: *item* is neither ``str`` nor octets.
+            UnicodeEncodeError: it, or *room*, has half a character in it.
         """
         node = self._node_of(room)
         found = node.rooms.get(room)
@@ -77,6 +84,7 @@ class RedisBroker:
 
         Raises:
             TypeError: *item* is neither ``str`` nor octets.
+            UnicodeEncodeError: it, or *room*, has half a character in it.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         node = self._node_of(room)
@@ -112,11 +120,19 @@ class RedisBroker:
     async def announce(self, room: str, member: str) -> AsyncIterator[None]:
         """Be known to be in a room, to all processes, for the time of an ``async with`` block.
 
-        Should this process die, or Redis be away, it is forgotten after three times the
-        broker's timeout; when Redis is back, it is said again.
+        It holds for three times the broker's timeout, and is said again once in each timeout.
+        So that long after this process has died, or has lost Redis, it is forgotten.
 
-        Cancelling leaves the block, as leaving it does: others hear of it at the latest then.
+        Args:
+            room: which need not be open.
+            member: who; also known to be there while another process says so.
+
+        Raises:
+            UnicodeEncodeError: one of them has half a character in it.
+
+        Cancelling leaves the block, as leaving it does.
         """
+        (room + member).encode()
         node, key = self._node_of(room), (room, member)
         node.here[key] = node.here.get(key, 0) + 1
         try:
@@ -131,7 +147,7 @@ class RedisBroker:
                     await node.take_back(room, member)
 
     async def members(self, room: str) -> list[str]:
-        """Return who is announced in a room, by whichever process, those seen longest ago first.
+        """Return who is announced in a room, by whichever process, each once, in no order.
 
         Raises:
             ConnectionError: Redis is away.
@@ -158,6 +174,7 @@ class RedisBroker:
         return not all(end.has_room(item) for end in room.ends)
 
     def _publish(self, node: Node, found: Room | None, room: str, item: Any) -> Delivery:
+        room.encode()
         parcel = Parcel(self._settings.process, self._serial + 1, item)
         node.publish(room, parcel)
         self._serial += 1
@@ -221,28 +238,30 @@ async def open_redis_broker(
     "Scale to several machines" for what is promised.
 
     Args:
-        urls: ``redis://`` or ``rediss://[USER:PASSWORD@]HOST[:PORT][/DATABASE]``; of several
-            independent nodes, each has its share of the rooms.
+        urls: ``redis://``, or ``rediss://`` for TLS, then ``[USER:PASSWORD@]HOST[:PORT]`` and
+            perhaps ``/DATABASE``; or ``redis+unix:///PATH[?db=DATABASE]``. Of several independent
+            nodes, each has its share of the rooms.
         prefix: of all keys and channels.
-        history: items of each room that newcomers can be given, 0 or more.
+        history: items of each room that newcomers can be given, 0 or more: as for the `Rooms`.
         log: items of each room that Redis keeps for those who were away, 1 or more.
         retention: seconds after which a room that no one uses is forgotten.
         backlog: octets that may wait to be published: at which publishers wait, and over which
             the oldest are dropped while Redis is away.
         queue: items of each room that may wait here for a slow subscriber; beyond that they
             are read from the log when there is room.
-        backoff: when to connect again.
+        backoff: when to connect again; it never gives up.
         timeout: seconds that Redis may take for an answer.
 
     Raises:
         ValueError: an argument is malformed, or there is no URL.
 
-    It does not wait for Redis, and does not mind when it is away.
+    It does not wait for Redis, and does not mind when it is away. Leaving the block waits until
+    what waits to be published is, if Redis is there, for *timeout* at the most.
 
-    Cancelling ends it at once; what is not published then is lost, as on leaving the block.
+    Cancelling ends it at once; what is not published then is lost.
     """
-    if not urls or history < 0 or min(log, retention, backlog, queue) < 1:
-        raise ValueError("there is a node at least; log, retention, backlog, queue are 1 or more")
+    if not urls or history < 0 or min(log, retention, backlog, queue, timeout) <= 0:
+        raise ValueError("there is a node at least; log, retention, backlog, queue, timeout > 0")
     settings = Settings(
         process=os.urandom(16), prefix=prefix, history=history, log=log, retention=retention,
         backlog=backlog, queue=queue, backoff=backoff, timeout=timeout,
@@ -251,7 +270,8 @@ async def open_redis_broker(
     async with unwrapped_nursery() as nursery:
         for node in nodes:
             nursery.start_soon(node.run)
-        try:
-            yield RedisBroker(nodes, settings)
-        finally:
-            nursery.cancel_scope.cancel()
+        yield RedisBroker(nodes, settings)
+        with trio.move_on_after(timeout):
+            for node in nodes:
+                await node.flush()
+        nursery.cancel_scope.cancel()

@@ -13,6 +13,7 @@ import trio
 
 from triows._broadcast import Delivery
 from triows._broker import Position, RoomEnd
+from triows.redis._echoes import Echoes
 from triows.redis._wire import Parcel
 
 
@@ -21,8 +22,8 @@ class Arrival:
     """Something that waits to be handed over, in its place."""
 
     epoch: str
+    """Empty where Redis has not numbered it."""
     number: int
-    """0 where Redis has not numbered it."""
     parcel: Parcel | None
     """None for the end of what was read from the log: *number* is the last one there was."""
     is_logged: bool = False
@@ -41,9 +42,10 @@ class Room:
         process: this one's 16 octets.
         history: items that newcomers are given.
         queue: arrivals that may wait for a slow subscriber; more are read from the log later.
+        since: the serial of what this process has published last.
     """
 
-    def __init__(self, name: str, process: bytes, history: int, queue: int) -> None:
+    def __init__(self, name: str, process: bytes, history: int, queue: int, since: int) -> None:
         self.name = name
         self.ends: dict[RoomEnd, None] = {}
         self.position = Position("", 0)
@@ -53,15 +55,13 @@ class Room:
         """Whether the log has to be read before anything that Redis sent is handed over."""
         self.has_worker = False
         """Whether a task sees to it; for the node."""
+        self.echoes = Echoes(since)
         self._process = process
-        self._log: deque[Any] = deque(maxlen=history)
+        self._log: deque[Any] = deque(maxlen=history)  # up to the position
         self._queue: deque[Arrival] = deque()
         self._longest_queue = queue
-        self._had: deque[int] = deque()  # serials that subscribers here got without Redis
-        self._last_had = self._last_heard = 0
-        self._dropped = 0  # items that subscribers here got, and others never will
-        self._unheard: deque[Parcel] = deque()  # published by Redis, and not come back yet
         self._local = Position("", 0)
+        self._local_log: deque[Any] = deque(maxlen=history)
         self._must_begin = False  # the ends do not know the position
         self.ready = trio.Event()
         """Set once the ends have a position."""
@@ -74,13 +74,23 @@ class Room:
         """Let an end begin where the others are."""
         self.ends[end] = None
         if self.ready.is_set():
-            end.begin(self._local if self.is_local else self.position, tuple(self._log))
+            self._begin_at(end)
 
     def _begin(self) -> None:
         self._must_begin = False
         self.ready.set()
         for end in self.ends:
-            end.begin(self._local if self.is_local else self.position, tuple(self._log))
+            self._begin_at(end)
+
+    def _begin_at(self, end: RoomEnd) -> None:
+        if self.is_local:
+            end.begin(self._local, tuple(self._local_log))
+        else:
+            end.begin(self.position, tuple(self._log))
+
+    def close(self) -> None:
+        """Let those go who wait for the room: no one has it open any more."""
+        self.emptied.unpark_all()
 
     @property
     def full_ends(self) -> list[RoomEnd]:
@@ -107,25 +117,30 @@ class Room:
         if self._queue and self._queue[-1] is _READ_ON:
             return  # it is in the log
         if len(self._queue) + len(parcels) > self._longest_queue:
-            self._queue = deque(one for one in self._queue if one.is_logged or not one.number)
+            self._queue = deque(one for one in self._queue if one.is_logged or not one.epoch)
             self._queue.append(_READ_ON)
             parcels = []
         for number, parcel in enumerate(parcels, before + 1):
             self._queue.append(Arrival(epoch, number, parcel))
         self.drain()
 
-    def take_up(self, epoch: str, number: int, entries: list[tuple[int, Parcel]]) -> None:
+    def take_up(
+        self, epoch: str, number: int, first: int, entries: list[tuple[int, Parcel]]
+    ) -> None:
         """Take what was read from the log behind `position`.
 
         Args:
             epoch: of the log now.
             number: of the last item now, whether the log still has it or not.
+            first: the number that the epoch began behind.
             entries: numbers and items, in order.
         """
         self.lacks = False
         if not self.position.epoch and not self.is_local:
             self.position = Position(epoch, number)
-            self._log.extend(parcel.item for _, parcel in entries)
+            for _, parcel in entries:
+                self._hear(parcel)
+                self._log.append(parcel.item)
             self._begin()
         elif not self.position.epoch:  # who came while Redis was away gets the history now
             before = entries[0][0] - 1 if entries else number
@@ -135,13 +150,14 @@ class Room:
             self._begin()
             self._take_logged(epoch, number, entries)
         elif epoch != self.position.epoch:
-            # The log was lost, and what was in it: no one can say how much that was.
+            # Redis has lost some of what it had, or all: no one can say how much that was.
             self.is_local = False
-            self.position = Position(epoch, 0)
+            self.position = Position(epoch, first)
+            self._log.clear()
             self._begin()
             self._skip(1)
             self._must_begin = True
-            self.lacks = number > 0
+            self.lacks = number > first
         else:
             self._must_begin = self._must_begin or self.is_local
             self.is_local = False
@@ -162,7 +178,7 @@ class Room:
             if arrival is _READ_ON:
                 self._queue.popleft()
                 self.lacks = True
-            elif arrival.number and not self._is_next(arrival):
+            elif arrival.epoch and not self._is_next(arrival):
                 break
             else:
                 self._queue.popleft()
@@ -191,19 +207,23 @@ class Room:
 
     def _hand_over(self, arrival: Arrival) -> None:
         parcel = arrival.parcel
-        if not arrival.number:
+        if not arrival.epoch:
             assert parcel is not None
-            self.deliver_here(parcel)
+            self._deliver_here(parcel)
             return
         lost = arrival.number - self.position.number - (parcel is not None)
         if lost > 0:
             self._pass_over(lost)
-        if parcel is None or arrival.number <= self.position.number:
-            return  # the end of the log, or what was read from it before
-        self._deliver(arrival, parcel)
+        if parcel is not None:
+            was_had = self._hear(parcel)
+            if arrival.number > self.position.number:  # else it was read from the log before
+                self._deliver(arrival, parcel, was_had=was_had)
 
-    def _deliver(self, arrival: Arrival, parcel: Parcel) -> None:
-        was_had = parcel.process == self._process and self._hear(parcel.serial)
+    def _hear(self, parcel: Parcel) -> bool:
+        """Note that an item has come from Redis; gives whether subscribers here have had it."""
+        return parcel.process == self._process and self.echoes.hear(parcel.serial)
+
+    def _deliver(self, arrival: Arrival, parcel: Parcel, *, was_had: bool) -> None:
         if self._must_begin and not was_had:
             self._begin()
         self.position = Position(arrival.epoch, arrival.number)
@@ -214,27 +234,10 @@ class Room:
         for end in tuple(self.ends):
             end.deliver(parcel.item)
 
-    def _hear(self, serial: int) -> bool:
-        """Note that an item of this process has come back; gives whether it was had before."""
-        self._last_heard = serial
-        while self._unheard and self._unheard[0].serial <= serial:
-            self._unheard.popleft()
-        while self._had and self._had[0] < serial:
-            self._had.popleft()  # it was dropped, and will not come
-        if self._had and self._had[0] == serial:
-            self._had.popleft()
-            return True
-        return False
-
-    def expect(self, parcel: Parcel) -> None:
-        """Note that Redis has published an item of this process."""
-        if parcel.serial > self._last_heard:
-            self._unheard.append(parcel)
-
     def _pass_over(self, lost: int) -> None:
         """Go on behind a gap, and tell of it, but for what subscribers here have had."""
-        had = min(lost, self._dropped)
-        self._dropped -= had
+        had = self.echoes.had_of(lost)
+        self._log.clear()
         self.position = Position(self.position.epoch, self.position.number + had)
         if had:
             self._must_begin = True
@@ -244,12 +247,7 @@ class Room:
             self.position = Position(self.position.epoch, self.position.number + lost - had)
             self._skip(lost - had)
 
-    def note_dropped(self, count: int) -> None:
-        """Note that items that subscribers here have had will not be published."""
-        self._dropped += count
-
     def _skip(self, count: int) -> None:
-        self._log.clear()
         for end in tuple(self.ends):
             end.skip(count)
 
@@ -264,30 +262,24 @@ class Room:
         self.lacks = True
         if not self.is_local:
             self.is_local = True
-            self._queue = deque(one for one in self._queue if not one.number)
-            self._local = Position(uuid4().hex, 0)
+            self._queue = deque(one for one in self._queue if not one.epoch)
+            self._local_log = self._log.copy()
+            self._local = Position(uuid4().hex, len(self._log))
             self._begin()
-        for parcel in (*self._unheard, *waiting):
-            if parcel.serial > self._last_had:
-                self._note_had(parcel)
-                self._queue.append(Arrival("", 0, parcel))
-        self._unheard.clear()
+        for parcel in self.echoes.take_overdue(waiting):
+            self._queue.append(Arrival("", 0, parcel))
         self.drain()
 
     def publish_here(self, parcel: Parcel) -> Delivery:
         """Hand over an item at once; there must be room, and nothing that waits."""
-        self._note_had(parcel)
-        return self.deliver_here(parcel)
+        self.echoes.give(parcel)
+        return self._deliver_here(parcel)
 
-    def _note_had(self, parcel: Parcel) -> None:
-        self._last_had = parcel.serial
-        self._had.append(parcel.serial)
-
-    def deliver_here(self, parcel: Parcel) -> Delivery:
+    def _deliver_here(self, parcel: Parcel) -> Delivery:
         """Hand over an item that Redis has not numbered."""
         if self.is_local:
             self._local = Position(self._local.epoch, self._local.number + 1)
-            self._log.append(parcel.item)
+            self._local_log.append(parcel.item)
         else:
             self._must_begin = True
         return sum((end.deliver(parcel.item) for end in tuple(self.ends)), start=Delivery())

@@ -4,8 +4,9 @@ An item goes as an envelope: the process that it came from (16 octets), that pro
 it (8), what it is (1), and itself.
 """
 
+import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import attrs
@@ -68,10 +69,24 @@ def unpack_published(octets: bytes) -> tuple[str, int, list[Parcel]]:
 def _pieces(octets: bytes) -> Iterator[bytes]:
     start = 0
     while start < len(octets):
-        (size,) = _SIZE.unpack_from(octets, start)
-        start += _SIZE.size
-        yield octets[start : start + size]
-        start += size
+        content = start + _SIZE.size
+        stop = content + int.from_bytes(octets[start:content])
+        if stop > len(octets):
+            raise ValueError("what was sent round is cut short")
+        yield octets[content:stop]
+        start = stop
+
+
+def unpack_logged(entries: Sequence[bytes]) -> list[tuple[int, Parcel]]:
+    """Read what a room's log has: ids and envelopes in turn; gives numbers and items.
+
+    What is no envelope is left out: its number is then a gap, as that of anything lost.
+    """
+    logged = []
+    for identity, envelope in zip(entries[::2], entries[1::2], strict=True):
+        with contextlib.suppress(ValueError):
+            logged.append((number_of(identity), unpack(envelope)))
+    return logged
 
 
 def number_of(identity: bytes) -> int:
