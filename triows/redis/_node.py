@@ -1,7 +1,6 @@
 """The connection to one Redis: what goes there, what comes from there, and doing without it."""
 
 import logging
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -264,7 +263,7 @@ class Node:
         """Say that *members*, pairs of room and name, are there."""
         for start in range(0, len(members) or 1, CHANNELS):
             flat = [part for pair in members[start : start + CHANNELS] for part in pair]
-            holds = math.ceil(3 * self._settings.timeout)
+            holds = round(3_000 * self._settings.timeout)
             await self.call(_scripts.ANNOUNCE, self._process, holds, *flat)
 
     async def take_back(self, room: str, member: str) -> None:

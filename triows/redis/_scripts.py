@@ -2,10 +2,10 @@
 
 Keys, all behind a prefix: ``p:PROCESS`` is the number of the last batch of a process; ``r:ROOM``
 a hash of the room's epoch ``e``, the life ``l`` that it is of, its last number ``n``, and the one
-that it began behind ``b``; ``l:ROOM`` its log, a stream whose ids are ``NUMBER-0``;
-``c:ROOM`` its channel; ``m:ROOM`` who is there, a sorted set by the time, in seconds, at which
-that is no longer so. The keys of a room are made up here, which Redis Cluster does not allow:
-shard over independent nodes instead.
+that it began behind ``b``; ``l:ROOM`` its log, a stream whose ids are ``NUMBER-0``; ``c:ROOM`` its
+channel; ``m:ROOM`` who is there, a sorted set by the time, in milliseconds, at which that is no
+longer so. The keys of a room are made up here, which Redis Cluster does not allow: shard over
+independent nodes instead.
 
 A *life* of Redis, in the hash ``life``, is over when it may have forgotten what it had answered:
 when it was started anew, unless it writes to its disk before it answers. It would then give out
@@ -102,12 +102,13 @@ epoch known is another, the end of it. Returns [epoch, number, the number that t
 behind, [id, item, id, item, ...]]."""
 
 ANNOUNCE: Final = """
--- ARGV: prefix, process, seconds for which it holds; then pairs of room and member
-local now = tonumber(redis.call('TIME')[1])
+-- ARGV: prefix, process, milliseconds for which it holds; then pairs of room and member
+local time = redis.call('TIME')
+local till = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[3]
 for i = 4, #ARGV, 2 do
   local key = ARGV[1] .. 'm:' .. ARGV[i]
-  redis.call('ZADD', key, now + tonumber(ARGV[3]), ARGV[2] .. ARGV[i + 1])
-  redis.call('EXPIRE', key, ARGV[3])
+  redis.call('ZADD', key, string.format('%.0f', till), ARGV[2] .. ARGV[i + 1])
+  redis.call('PEXPIRE', key, ARGV[3])
 end
 return 1
 """
@@ -116,8 +117,9 @@ return 1
 MEMBERS: Final = """
 -- ARGV: prefix, room
 local key, found, known = ARGV[1] .. 'm:' .. ARGV[2], {}, {}
-local now = tonumber(redis.call('TIME')[1])
-redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now))
 for _, one in ipairs(redis.call('ZRANGE', key, 0, -1)) do
   local member = string.sub(one, 33)
   if not known[member] then
