@@ -1,5 +1,8 @@
 """Rooms over several machines: a `triows.Broker` on Redis (the extra ``triows[redis]``).
 
+    async with open_redis_broker("redis://127.0.0.1:6379") as broker:
+        rooms = triows.Rooms(history=100, broker=broker)
+
 **Streams or pub/sub?** Both, for what each is good at. A room's log is a *stream*: it is bounded,
 survives a restart of Redis, and can be read from any number. What is new goes round by
 *pub/sub*: one connection of each process hears of all its rooms, and a message costs Redis one
@@ -22,12 +25,24 @@ what is published is kept, within bounds, to be published when Redis is back. Wh
 is dropped, oldest first; then its numbers are given out all the same, so that others see a gap
 where it would have been.
 
-`_scripts` is what runs in Redis, `_wire` the octets, `_room` the order of one room, `_node` the
-connection to one Redis, `_broker` all of them together.
+**What Redis has lost** no one can tell by the numbers, since it gives them out again. One that
+was started anew, and does not write to its disk before it answers, therefore begins another epoch,
+and subscribers are told of a gap, the size of which no one knows: ``Lagged(1)``.
+
+`_scripts` is what runs in Redis, `_wire` the octets, `_room` and `_echoes` the order of one room,
+`_outbox` what waits to be published, `_connection` a connection to one Redis, `_node` what comes of
+having one, or none, `_broker` all of them together.
 """
 
-from triows.redis._broker import RedisBroker as RedisBroker
-from triows.redis._broker import RedisStatistics as RedisStatistics
-from triows.redis._broker import open_redis_broker as open_redis_broker
+try:
+    from triows.redis._broker import RedisBroker as RedisBroker
+    from triows.redis._broker import RedisStatistics as RedisStatistics
+    from triows.redis._broker import open_redis_broker as open_redis_broker
+except ModuleNotFoundError as error:
+    if error.name not in {"anyio", "coredis"}:
+        raise
+    raise ModuleNotFoundError(
+        "rooms over Redis need coredis: pip install 'triows[redis]'", name=error.name
+    ) from error
 
 __all__ = ["RedisBroker", "RedisStatistics", "open_redis_broker"]
