@@ -1,6 +1,7 @@
 """The connection to one Redis: what goes there, what comes from there, and doing without it."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ PAGE: Final = 1_000
 
 CHANNELS: Final = 1_000
 """Channels that are subscribed to at once."""
+
+PACE: Final = 0.001
+"""Seconds from one batch to the next, at the least: what comes in between goes together."""
 
 
 @attrs.frozen(kw_only=True)
@@ -212,10 +216,12 @@ class Node:
         self.attend(room)
 
     async def _publish_all(self) -> None:
-        settings = self._settings
+        settings, began = self._settings, -math.inf
         while True:
             if not self._outbox:
                 await self._wake.park()
+            await trio.sleep_until(began + PACE)
+            began = trio.current_time()
             arguments, batch = self._outbox.begin_batch(), self._outbox.batch
             await self.call(
                 _scripts.PUBLISH, f"{self._process}.{batch}", self._process, batch,
