@@ -4,6 +4,7 @@ coredis speaks the protocol; connecting is done here, so that a Redis that is no
 no more than the attempt.
 """
 
+import contextlib
 import os
 import ssl
 from typing import Any, Final
@@ -26,6 +27,9 @@ LOST: Final = (
     anyio.ClosedResourceError,
 )
 """What a connection that is lost, or never was, is told by."""
+
+PUSHES: Final = 100
+"""Messages that are handled before others get a turn."""
 
 
 @attrs.frozen
@@ -162,6 +166,19 @@ class Connection(BaseConnection):
             One of `LOST`.
         """
         return await self.create_request(b"EVALSHA", self._hashes[script], 0, self._prefix, *args)
+
+    def take_pushes(self) -> list[Any]:
+        """Return what Redis has sent besides answers and `push_messages` has not given yet.
+
+        That one passes a checkpoint for each, which costs more than all the rest. coredis has
+        no public way around it; without this one, they come by that way.
+        """
+        pushes: list[Any] = []
+        buffer = getattr(self, "_push_message_buffer_out", None)
+        with contextlib.suppress(anyio.WouldBlock, anyio.EndOfStream, anyio.ClosedResourceError):
+            while buffer is not None and len(pushes) < PUSHES:
+                pushes.append(buffer.receive_nowait())
+        return pushes
 
     def send_names(self, command: bytes, names: list[bytes]) -> None:
         """Subscribe to the channels of rooms, or the opposite; there is no answer.

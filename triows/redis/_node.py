@@ -27,7 +27,7 @@ PAGE: Final = 1_000
 CHANNELS: Final = 1_000
 """Channels that are subscribed to at once."""
 
-PACE: Final = 0.001
+PACE: Final = 0.002
 """Seconds from one batch to the next, at the least: what comes in between goes together."""
 
 
@@ -68,6 +68,7 @@ class Node:
         """Who is announced, by room and member, and how often."""
         self._settings = settings
         self._process = settings.process.hex()
+        self._skipped = len(f"{settings.prefix}c:".encode())
         self._outbox = Outbox(settings.backlog)
         self._wake = trio.lowlevel.ParkingLot()
         self._roomy = trio.lowlevel.ParkingLot()
@@ -198,22 +199,22 @@ class Node:
             self._connection.send_names(command, [name.encode() for name in names])
 
     async def _hear(self, connection: Connection) -> None:
-        skipped = len(self._settings.prefix.encode()) + 2
-        async for push in connection.push_messages:
-            match push:
-                case [b"message", bytes(channel), bytes(said)]:
-                    room = self.rooms.get(channel[skipped:].decode())
-                    if room is not None:
-                        self._pass_on(room, said)
+        async for first in connection.push_messages:
+            for push in (first, *connection.take_pushes()):
+                match push:
+                    case [b"message", bytes(channel), bytes(said)]:
+                        self._pass_on(channel, said)
 
-    def _pass_on(self, room: Room, said: bytes) -> None:
+    def _pass_on(self, channel: bytes, said: bytes) -> None:
         try:
+            room = self.rooms.get(channel[self._skipped :].decode())
             arrived = unpack_published(said)
         except ValueError as error:
             logger.warning("what someone else has published to Redis is ignored: %s", error)
             return
-        room.arrive(*arrived)
-        self.attend(room)
+        if room is not None:
+            room.arrive(*arrived)
+            self.attend(room)
 
     async def _publish_all(self) -> None:
         settings, began = self._settings, -math.inf
