@@ -4,15 +4,17 @@
         --output benches/results/brokers.json
 
 **Delivery**: so many processes publish RATE messages a second between them, all in the same rooms,
-and each notes how late those of the others come. **Fan-out**: one server's clients, one of which
-sends, as in `bench_fanout`, with and without Redis between publishing and fan-out; the two servers
-take turns, and before that the first is measured against itself. Redis is started on the core of
-the generator. Linux only.
+and each notes how late those of the others come. **Rooms**: one process, whose tasks receive what
+one of them publishes, as fast as that goes, with and without Redis. **Fan-out**: one server's
+WebSockets, one of which sends, with a window, as in `bench_fanout`: there each turn of the window
+waits for Redis. With and without Redis take turns, and before that the one without is measured
+against itself. Redis is started on the core of the generator. Linux only.
 """
 
 import argparse
 import contextlib
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,13 +22,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench_echo import GENERATOR_CORE, on_core, running
+from bench_echo import GENERATOR_CORE, SERVER_CORE, on_core, running
 from bench_fanout import alternate, report
 from fanout_load import Shape, warm_up
 from surroundings import describe, keep
 
 HERE = Path(__file__).resolve().parent
 PEER = HERE / "brokers_peer.py"
+ROOMS = HERE / "brokers_rooms.py"
 SERVER = (sys.executable, str(HERE / "brokers_server.py"))
 
 
@@ -75,9 +78,38 @@ def deliver(url: str, count: int, args: argparse.Namespace) -> dict[str, object]
     return {"processes": count, "expected": share, "seen": seen}
 
 
+def fill_rooms(url: str, args: argparse.Namespace) -> dict[str, object]:
+    """Measure local fan-out to tasks: without Redis twice, and with it, in turn."""
+    ways: dict[str, list[str]] = {"local": [], "local'": [], "redis": [url]}
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for _ in range(args.rounds):
+        for name, more in ways.items():
+            command = [sys.executable, ROOMS, str(args.members), str(args.fan_out_seconds), *more]
+            with on_core(SERVER_CORE):
+                out = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+            samples[name].append(json.loads(out))
+    rows = {}
+    for name, taken in samples.items():
+        pairs = list(zip(taken, samples["local"], strict=True))
+        rows[name] = {
+            "rate": statistics.median(one["rate"] for one in taken),
+            "cpu_us": statistics.median(one["cpu_us"] for one in taken),
+            "rate_to_local": statistics.median(a["rate"] / b["rate"] for a, b in pairs),
+            "cpu_to_local": statistics.median(a["cpu_us"] / b["cpu_us"] for a, b in pairs),
+            "samples": taken,
+        }
+        print(
+            "{} tasks, {:6} {rate:10,.0f}/s x{rate_to_local:5.2f}  "
+            "{cpu_us:6.3f} µs x{cpu_to_local:5.2f}".format(args.members, name, **rows[name]),
+            flush=True,
+        )
+    return {"members": args.members, "ways": rows}
+
+
 def fan_out(url: str, args: argparse.Namespace) -> dict[str, object]:
     """Measure local fan-out through a broker of the process, and through Redis."""
-    names, shape = ("local", "redis"), Shape.parse(args.shape)
+    names = ("local", "redis")
+    first, *_ = shapes = [Shape.parse(shape) for shape in args.shapes.split(",")]
     commands = (SERVER, (*SERVER, "--redis", url))
     with contextlib.ExitStack() as stack:
         servers = [
@@ -86,12 +118,15 @@ def fan_out(url: str, args: argparse.Namespace) -> dict[str, object]:
         ]
         stack.enter_context(on_core(GENERATOR_CORE))
         with running("local", SERVER) as twin:
-            pair = alternate((servers[0], twin), shape, args.fan_out_seconds, args.rounds)
+            pair = alternate((servers[0], twin), first, args.fan_out_seconds, args.rounds)
         print("A/A, without Redis against itself:")
-        itself = report(shape, ("local", "local'"), pair, 1)
+        itself = report(first, ("local", "local'"), pair, 1)
         print("A/B, with Redis against without:")
-        samples = alternate(servers, shape, args.fan_out_seconds, args.rounds)
-        return {"a_a": itself, "a_b": report(shape, names, samples, 0)}
+        tables = []
+        for shape in shapes:
+            samples = alternate(servers, shape, args.fan_out_seconds, args.rounds)
+            tables.append(report(shape, names, samples, 0))
+        return {"a_a": itself, "shapes": tables}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -102,7 +137,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=10, help="of publishing")
     parser.add_argument("--rooms", type=int, default=10)
     parser.add_argument("--octets", type=int, default=64, help="of each message")
-    parser.add_argument("--shape", default="500/64x64", help="of fan-out, as in bench_fanout")
+    parser.add_argument("--members", type=int, default=500, help="tasks that receive")
+    parser.add_argument("--shapes", default="500/64x4,500/64x64", help="as in bench_fanout")
     parser.add_argument("--fan-out-seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5, help="of fan-out; 0 to leave it out")
     parser.add_argument("--output", type=Path, help="a JSON file, say below benches/results/")
@@ -122,6 +158,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         found: dict[str, object] = {"redis": version.stdout.strip()}
         found["delivery"] = [deliver(url, count, args) for count in counts]
         if args.rounds:
+            found["rooms"] = fill_rooms(url, args)
             warm_up()
             found["fan_out"] = fan_out(url, args)
         return found
