@@ -31,6 +31,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ELSEWHERE = {"many_machines": Path(__file__).parents[1] / "redis" / "test_example.py"}
 LONGEST = 60  # lines
 
+"""Where examples are tested that need more than a Python."""
+
 
 class Program:
     """An example run as a program, except that it listens on a port that is free."""
@@ -312,7 +314,7 @@ def test_examples_are_short_and_run(path) -> None:
     """An example fits on a page, and a test of its name runs it."""
     assert len(path.read_text().splitlines()) <= LONGEST
     tests = ELSEWHERE.get(path.stem, Path(__file__)).read_text()
-    assert f"def test_{path.stem}(" in tests
+    assert re.search(rf"^(async )?def test_{path.stem}\(", tests, re.MULTILINE)
 
 
 async def test_authenticate(program, nursery) -> None:
