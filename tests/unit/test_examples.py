@@ -28,9 +28,9 @@ from tests.conformance.peer import build_frame
 from triows.testing import memory_pair, memory_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ELSEWHERE = {"many_machines": Path(__file__).parents[1] / "redis" / "test_example.py"}
 LONGEST = 60  # lines
 
+ELSEWHERE = {"many_machines": Path(__file__).parents[1] / "redis" / "test_example.py"}
 """Where examples are tested that need more than a Python."""
 
 
