@@ -170,6 +170,11 @@ class Fan:
 
     # Publishing.
 
+    @property
+    def weight(self) -> int:
+        """How many members are to be sent something that was published."""
+        return sum(map(len, self.noted))
+
     def note(self, topic: Topic) -> None:
         """Have a topic's batch sent soon."""
         self.noted.append(topic)
