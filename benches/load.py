@@ -124,13 +124,22 @@ def traffic(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(frames), np.stack(replies)
 
 
-def upgrade(host: str, port: int, receive_buffer: int | None = None) -> socket.socket:
+def upgrade(
+    host: str,
+    port: int,
+    receive_buffer: int | None = None,
+    *,
+    target: str = "/",
+    fields: str = "",
+) -> socket.socket:
     """Connect and shake hands (RFC 6455 §4.1).
 
     Args:
         host: where the server listens.
         port: where the server listens.
         receive_buffer: octets that the kernel keeps until they are read, half of what it takes.
+        target: what to ask for.
+        fields: further header fields, each line with its end.
 
     Raises:
         LoadError: the server refused, or sent octets of its own after the 101.
@@ -144,9 +153,9 @@ def upgrade(host: str, port: int, receive_buffer: int | None = None) -> socket.s
     sock.connect((host, port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(
-        f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
+        f"GET {target} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
         f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-        "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+        f"Sec-WebSocket-Version: 13\r\n{fields}\r\n".encode()
     )
     head = b""
     while not head.endswith(b"\r\n\r\n"):

@@ -4,8 +4,10 @@ The parts are in `chat`, beside this file.
 """
 
 import argparse
+import gc
 import signal
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -13,7 +15,7 @@ import triows
 from chat import LARGEST, SUBPROTOCOL, Directory, Front, log_as_json, serve_member
 
 
-async def run(directory: Directory, host: str, port: int) -> None:
+async def run(directory: Directory, host: str, port: int, **options: Any) -> None:
     serve = partial(
         triows.serve,
         partial(serve_member, directory),
@@ -22,16 +24,18 @@ async def run(directory: Directory, host: str, port: int) -> None:
         on_request=Front(),
         subprotocols=[SUBPROTOCOL],
         limits=triows.Limits(max_message=LARGEST, receive_queue_messages=32),
+        **options,
     )
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             server = await nursery.start(serve)
+            gc.freeze()  # what is loaded now stays: the collector need not look through it again
             where = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - for show
             where = f"[{where}]" if ":" in where else where
             print(f"Open http://{where}:{server.port}", flush=True)
             await anext(signals)  # the next one ends the process at once, as Python does
         directory.say_goodbye()
-        await trio.sleep(0.1)  # for those who are told by a task of their own
+        await trio.sleep(0.1)  # that it may leave; who leaves a room is sent nothing of it any more
         nursery.cancel_scope.cancel()  # which tells every client that the server goes: 1001
 
 
@@ -45,9 +49,11 @@ def main() -> None:
     parser.add_argument(
         "--max-clients", type=int, default=10_000, help="at the same time (%(default)s)"
     )
+    parser.add_argument("--driver", default="auto", help="auto, reactor or stream (%(default)s)")
     args = parser.parse_args()
     log_as_json()
-    trio.run(run, Directory(args.history, args.max_clients), args.host, args.port)
+    directory = Directory(args.history, args.max_clients)
+    trio.run(partial(run, directory, args.host, args.port, driver=args.driver))
 
 
 if __name__ == "__main__":

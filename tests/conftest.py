@@ -94,10 +94,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "wire" not in metafunc.fixturenames or "wire" in chosen:
         return
-    is_timed = metafunc.definition.get_closest_marker("timed") is not None
+    is_timed, is_opening, is_octets = (
+        (mark := metafunc.definition.get_closest_marker(name)) is not None and mark.args != (False,)
+        for name in ("timed", "opening", "octets")
+    )
     wires = WIRES[:1] if is_timed else WIRES
+    reactors = QUICK_WIRES if is_timed else REACTOR_WIRES
+    if is_opening:
+        wires, reactors = WIRES[:1], reactors[:1]
+    elif is_octets:
+        wires, reactors = WIRES[::2], REACTOR_WIRES[::2]
     if "serve" in metafunc.fixturenames and metafunc.function.__name__ not in NOT_OVER_THE_REACTOR:
-        wires = wires + (QUICK_WIRES if is_timed else REACTOR_WIRES)
+        wires = wires + reactors
     metafunc.parametrize("wire", wires, indirect=True)
 
 

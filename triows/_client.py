@@ -1,7 +1,7 @@
 """The client: a WebSocket for the time of a block.
 
-The connection is driven by a task in a nursery that no one sees: what the block
-raises leaves it as it was raised.
+The connection is driven by the loop that the run's clients share, or by a task in a
+nursery that no one sees: what the block raises leaves it as it was raised.
 """
 
 import ssl
@@ -12,6 +12,7 @@ import trio
 
 from triows._connector import CONNECT_TIMEOUT, leave, make_connector
 from triows._engine import USER_AGENT, FieldsLike
+from triows._hub import DriverName
 from triows._nursery import unwrapped_nursery
 from triows._options import Deflate, KeepAlive, Limits
 from triows._proxy import ProxySetting
@@ -34,6 +35,7 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
     limits: Limits = Limits(),  # noqa: B008 - frozen
     keepalive: KeepAlive = KeepAlive(),  # noqa: B008 - frozen
     deflate: Deflate | Sequence[Deflate] | None = Deflate(),  # noqa: B008 - frozen
+    driver: DriverName = "auto",
     connect_timeout: float = CONNECT_TIMEOUT,
 ) -> AsyncIterator[WebSocket]:
     """Connect to a WebSocket server, for the time of an ``async with`` block (RFC 6455 §4.1).
@@ -67,6 +69,8 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
         keepalive: when to ping a quiet server.
         deflate: how messages are compressed if the server agrees (RFC 7692); several are
             offered in order, the one liked best first; None for not at all.
+        driver: "auto" takes the fastest there is; "stream" the one for any stream, which
+            takes TLS and what is no socket in any case.
         connect_timeout: seconds for looking up the name and connecting, proxy included.
 
     Raises:
@@ -99,14 +103,28 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
         max_redirects=max_redirects,
         limits=limits,
         keepalive=keepalive,
+        driver=driver,
         connect_timeout=connect_timeout,
     )
     ws, leftover = await connector.open(WebSocket, stream)
-    async with unwrapped_nursery() as nursery:
-        nursery.start_soon(ws.run, leftover)
+    async with _serving(ws, leftover):
         try:
             yield ws
         except BaseException as error:
             await leave(ws, error)
             raise
         await ws.aclose()
+
+
+@asynccontextmanager
+async def _serving(ws: WebSocket, leftover: bytes) -> AsyncIterator[None]:
+    """Serve a connection for the block, by whose end it has ended."""
+    if ws.start(leftover):
+        try:
+            yield
+        finally:
+            ws.abort("the block was left")
+    else:
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(ws.run, leftover)
+            yield

@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from triows._dialing import Dial, Dialer, start_tls
+from triows._driver import Driver, Sink
 from triows._engine import (
     USER_AGENT,
     ClientEngine,
@@ -26,8 +27,10 @@ from triows._engine import (
     Request,
 )
 from triows._errors import HandshakeRejected, InvalidHandshake, RedirectRefused
+from triows._hub import DriverName, check_driver, shared_driver
 from triows._options import Deflate, KeepAlive, Limits
 from triows._proxy import ProxySetting
+from triows._reactor import Terms
 from triows._redirects import is_redirect, redirected
 from triows._spec import CloseCode
 from triows._stream import StreamDriver, socket_address
@@ -67,6 +70,7 @@ class ConnectOptions(TypedDict, total=False):
     deflate: Deflate | Sequence[Deflate] | None
     proxy: ProxySetting
     proxy_ssl_context: ssl.SSLContext | None
+    driver: DriverName
     connect_timeout: float
 
 
@@ -89,6 +93,12 @@ class Connector:
     limits: Limits = attrs.field(factory=Limits)
     keepalive: KeepAlive = attrs.field(factory=KeepAlive)
     max_redirects: int = attrs.field(default=5, validator=attrs.validators.ge(0))
+    driver: DriverName = "auto"
+    _has_reactor: bool = attrs.field(init=False)
+
+    @_has_reactor.default
+    def _look_for_reactor(self) -> bool:
+        return check_driver(self.driver)
 
     def __attrs_post_init__(self) -> None:
         self._make_handshake()  # refuses what is malformed while nothing was dialled
@@ -196,15 +206,6 @@ class Connector:
         self, kind: type[WebSocketT], handshake: ClientHandshake, stream: trio.abc.Stream
     ) -> WebSocketT:
         remote = socket_address(stream, "getpeername")
-        deflate = None
-        if handshake.deflate is not None:
-            deflate = PerMessageDeflate(*handshake.deflate, is_server=False, limits=self.limits)
-        engine = ClientEngine(
-            limits=self.limits,
-            keepalive=self.keepalive,
-            now=trio.current_time(),
-            deflate=deflate,
-        )
         opening = Opening(
             request=Request(head=handshake.request_octets(), scheme=self.url.scheme, remote=remote),
             response=handshake.response,
@@ -212,8 +213,25 @@ class Connector:
             local=socket_address(stream, "getsockname"),
             remote=remote,
         )
-        make_driver = partial(StreamDriver, stream, engine)
+        make_driver = partial(self._make_driver, handshake, stream)
         return kind(make_driver, limits=self.limits, opening=opening)
+
+    def _make_driver(
+        self, handshake: ClientHandshake, stream: trio.abc.Stream, sink: Sink
+    ) -> Driver:
+        deflate = None
+        if handshake.deflate is not None:
+            deflate = PerMessageDeflate(*handshake.deflate, is_server=False, limits=self.limits)
+        if self._has_reactor and isinstance(stream, trio.SocketStream):
+            terms = Terms(is_client=True, limits=self.limits, keepalive=self.keepalive)
+            return shared_driver(stream, sink, terms, deflate)
+        engine = ClientEngine(
+            limits=self.limits,
+            keepalive=self.keepalive,
+            now=trio.current_time(),
+            deflate=deflate,
+        )
+        return StreamDriver(stream, engine, sink)
 
 
 def make_connector(

@@ -20,7 +20,7 @@ What the channel's promises ask of a driver:
   a call only wakes tasks, which run later.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from triows._engine import (
@@ -38,6 +38,10 @@ from triows._engine import (
 
 class Sink(Protocol):
     """What a driver needs of the channel above it."""
+
+    @property
+    def take_message(self) -> Callable[[str | bytes, int], None]:
+        """Takes a message and its octets on the wire, as `deliver` does an event."""
 
     def deliver(self, events: Iterable[Event]) -> None:
         """Take what was received, in order; must not block."""
@@ -88,6 +92,12 @@ class Driver(Protocol):
 
         It leaves at once if the transport takes it and nothing is before it, or else as
         soon as that is so.
+        """
+
+    def offer(self, opcode: int, payload: bytes, mark: int) -> bool:
+        """Do what `send` does if `is_open` and `unsent` is less than *mark*; else return False.
+
+        For a connection that is not open too.
         """
 
     def send_prepared(self, message: PreparedMessage) -> None:

@@ -105,7 +105,11 @@ class Deflate:
     """How far back what the client sends may refer (§7.1.2.2)."""
 
     threshold: int = attrs.field(default=256, validator=ge(0))
-    """Octets below which a message goes uncompressed, if nothing else is said for it."""
+    """Octets below which a message goes uncompressed, if nothing else is said for it.
+
+    So does one that would not shrink, where no context is taken over. 0 compresses every
+    message, whatever comes of it.
+    """
 
 
 NO_KEEPALIVE = KeepAlive(interval=math.inf, timeout=math.inf)

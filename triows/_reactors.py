@@ -16,9 +16,10 @@ import attrs
 import trio
 
 from triows._adoption import Adoptable, adopt, peer_of
+from triows._driver import Sink
 from triows._engine import PerMessageDeflate, Request, ServerHandshake, check_subprotocols
 from triows._faultlog import FaultLog
-from triows._hub import why_no_reactor
+from triows._hub import shared_hub, why_no_reactor
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening
 from triows._options import Deflate, KeepAlive, Limits
@@ -27,6 +28,7 @@ from triows._reactor import (
     NO_LOOP,
     CallbackLoop,
     CompiledHandler,
+    Connection,
     CourierDriver,
     Driver,
     Handler,
@@ -36,12 +38,18 @@ from triows._reactor import (
     LoopStatistics,
     Outbox,
     Seat,
+    Session,
     SessionId,
+    Terms,
     ThreadDriver,
     handler_fn,
 )
 from triows._sender import Sender
 from triows._warmup import warm_up_in_thread
+from triows._websocket import Opening, WebSocket
+
+NO_REQUEST: Final = Request(head=b"GET / HTTP/1.1\r\n\r\n", is_upgrade=False)
+"""What `WebSocket.request` is for an adopted session that came without one and was promoted."""
 
 ACCEPTS: Final = 64
 """Connections accepted before others run."""
@@ -141,7 +149,7 @@ class Reactor:
         if threads < 0:
             raise ValueError(f"threads is {threads}, not 0 or more")
         if handler is None and compiled is None and deflate is not None:
-            compiled = CompiledHandler(_echo)
+            compiled = _ECHO
         self._handler = handler
         self._compiled = compiled
         self._channel = channel
@@ -536,7 +544,15 @@ class Reactor:
             return ThreadDriver(self._make_loop(compiled), self._grace, outbox)
         make_loop = partial(self._make_callback_loop, compiled=compiled)
         report, debug = self._faults.report, self._is_debugging
-        return CourierDriver(make_loop, self._handler, report, self._grace, outbox, debug=debug)
+        return CourierDriver(
+            make_loop,
+            self._handler,
+            report,
+            self._grace,
+            outbox,
+            debug=debug,
+            promote=self._promote,
+        )
 
     def _make_loop(self, compiled: int) -> Loop:
         if self._handler is not None or self._deflate is not None:
@@ -551,7 +567,22 @@ class Reactor:
             self._faults.report,
             compiled=compiled,
             debug=self._is_debugging,
+            promote=self._promote,
         )
+
+    def _promote(self, conn: Connection) -> tuple[WebSocket, Session]:
+        """Make what a connection is to become: a WebSocket of the loop that a run shares."""
+        hub = shared_hub()
+        terms = Terms(is_client=False, limits=self._limits, keepalive=self._keepalive)
+        made: list[Session] = []
+
+        def make_driver(sink: Sink) -> Session:
+            made.append(hub.adopt(-1, sink, terms, None))
+            return made[0]
+
+        opening = Opening(request=conn.request or NO_REQUEST, remote=conn.remote)
+        ws = WebSocket(make_driver, limits=self._limits, opening=opening)
+        return ws, made[0]
 
     # Accepting.
 
@@ -635,6 +666,9 @@ class Reactor:
 def _echo(_payload: Any, _opcode: int) -> int:
     """Answer with the message: what a loop does by itself where there is no handler at all."""
     return 1
+
+
+_ECHO: Final = CompiledHandler(_echo)
 
 
 def _refuse(*_: object) -> NoReturn:

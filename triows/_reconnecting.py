@@ -266,5 +266,6 @@ class _Upkeep:
     async def _close(self) -> None:
         with self._closing:
             await self._must_close.wait()
-            code = CloseCode.NORMAL if self._is_dropped else CloseCode.GOING_AWAY
-            await self._ws.aclose(code)
+            if self._ended == math.inf:  # else what is unread would be thrown away
+                code = CloseCode.NORMAL if self._is_dropped else CloseCode.GOING_AWAY
+                await self._ws.aclose(code)

@@ -15,7 +15,7 @@ import math
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import attrs
 import trio
@@ -30,19 +30,18 @@ from triows._engine import (
     check_subprotocols,
 )
 from triows._faultlog import FaultLog, sift
-from triows._hub import Hub, open_hub, why_no_reactor
+from triows._hub import DriverName, Hub, check_driver, open_hub, shared_driver
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening
 from triows._options import Deflate, KeepAlive, Limits
 from triows._patience import PatientListener
-from triows._reactor import NO_LOOP, LoopStatistics
+from triows._reactor import NO_LOOP, LoopStatistics, Terms
 from triows._spec import CloseCode
 from triows._stream import StreamDriver, socket_address
 from triows._warmup import warm_up_in_thread
 from triows._websocket import Opening, WebSocket
 
 Handler: TypeAlias = Callable[[WebSocket], Awaitable[object]]
-DriverName: TypeAlias = Literal["auto", "stream", "reactor"]
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +71,7 @@ class _Settings:
     limits: Limits
     keepalive: KeepAlive
     deflate: Deflate | None
+    has_reactor: bool
     shutdown_grace: float = attrs.field(validator=attrs.validators.ge(0))
 
     def make_handshake(self, *, scheme: str, remote: object) -> ServerHandshake:
@@ -296,11 +296,15 @@ class Server:
     def _make_driver(
         self, stream: trio.abc.Stream, deflate: PerMessageDeflate | None, sink: Sink
     ) -> Driver:
+        settings = self._settings
         if self._hub is not None and isinstance(stream, trio.SocketStream):
             return self._hub.adopt(stream, sink, deflate)
+        if settings.has_reactor and isinstance(stream, trio.SocketStream):
+            terms = Terms(is_client=False, limits=settings.limits, keepalive=settings.keepalive)
+            return shared_driver(stream, sink, terms, deflate)
         engine = ServerEngine(
-            limits=self._settings.limits,
-            keepalive=self._settings.keepalive,
+            limits=settings.limits,
+            keepalive=settings.keepalive,
             now=trio.current_time(),
             budget=self._budget,
             deflate=deflate,
@@ -417,12 +421,13 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
             limits=limits,
             keepalive=keepalive,
             deflate=deflate,
+            has_reactor=has_reactor,
             shutdown_grace=shutdown_grace,
         )
         await warm_up_in_thread()
         async with contextlib.AsyncExitStack() as stack:
             hub = None
-            if has_reactor and handler_nursery is None:
+            if has_reactor and handler_nursery is None:  # else connections may outlive this
                 hub = await stack.enter_async_context(open_hub(limits, keepalive))
             server = Server(settings, listeners, hub)
             nursery = await stack.enter_async_context(unwrapped_nursery())
@@ -438,20 +443,6 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
         for listener in listeners:
             await trio.aclose_forcefully(listener)
     raise AssertionError("trio.serve_listeners never returns")
-
-
-def check_driver(driver: str) -> bool:
-    """Return whether the reactor is to serve what it can.
-
-    Raises:
-        ValueError: there is no such driver.
-        RuntimeError: the reactor was asked for, and there is none here.
-    """
-    if driver not in {"auto", "stream", "reactor"}:
-        raise ValueError(f"there is no driver {driver!r}: 'auto', 'stream' or 'reactor'")
-    if driver == "reactor" and why_no_reactor():
-        raise RuntimeError(why_no_reactor())
-    return driver == "reactor"  # "auto" will, once its bars are reached
 
 
 def check_origins(origins: Collection[str | None] | None) -> Collection[str | None] | None:

@@ -134,6 +134,13 @@ class StreamDriver:
         self._engine.send(opcode, payload)
         self.flush()
 
+    def offer(self, opcode: int, payload: bytes, mark: int) -> bool:
+        """Queue a message if that needs no waiting."""
+        if not self.is_open or self._engine.outbound.size >= mark:
+            return False
+        self.send(opcode, payload)
+        return True
+
     def send_prepared(self, message: PreparedMessage) -> None:
         """Queue a message that goes to others too."""
         self._engine.send_prepared(message)

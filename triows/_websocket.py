@@ -116,6 +116,8 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         self._inbox = Inbox(driver, limits, self._ending)
         self._outbox = Outbox(driver, limits.send_queue_octets, self._ending)
         self._pings = Pings()
+        self.take_message = self._inbox.take_message
+        """Takes a message that was received; for the driver."""
         self._scopes: tuple[trio.CancelScope, ...] = ()
         self._attached: tuple[Attached, ...] = ()
         self._ended = trio.Event()
@@ -148,9 +150,11 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         """
         opcode, payload = encode_message(message, compress)
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._outbox.must_wait:
-            await self._outbox.wait()
-        self._outbox.queue(opcode, payload)
+        outbox = self._outbox
+        if not outbox.offer(opcode, payload):
+            if outbox.must_wait:
+                await outbox.wait()
+            outbox.queue(opcode, payload)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     @enable_ki_protection
@@ -165,9 +169,11 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         And what `send` raises.
         """
         opcode, payload = encode_message(message, compress)
-        if self._outbox.must_wait and self.is_open:
-            raise trio.WouldBlock
-        self._outbox.queue(opcode, payload)
+        outbox = self._outbox
+        if not outbox.offer(opcode, payload):
+            if outbox.must_wait and self.is_open:
+                raise trio.WouldBlock
+            outbox.queue(opcode, payload)
 
     @asynccontextmanager
     @enable_ki_protection
@@ -266,26 +272,24 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         inbox = self._inbox
         inbox.reserve()
         try:
-            if inbox.must_wait:
-                await trio.lowlevel.checkpoint_if_cancelled()
-                await inbox.sleep()
-            else:
-                await trio.lowlevel.checkpoint()
+            await inbox.wait()
             return self._take()
         finally:
-            inbox.is_reserved = False
+            inbox.release()
 
     @enable_ki_protection
     async def __anext__(self) -> str | bytes:
-        """Do what `receive` does, which see, without a call: for ``async for``."""
+        """Do what `receive` does, which see, nearly without a call: for ``async for``."""
         inbox = self._inbox
-        inbox.reserve()
+        if inbox.is_reserved:
+            inbox.reserve()  # which raises
+        inbox.is_reserved = True
         try:
-            if inbox.must_wait:
-                await trio.lowlevel.checkpoint_if_cancelled()
-                await inbox.sleep()
-            else:
+            if inbox.items or not self._ending.may_hear_more:
                 await trio.lowlevel.checkpoint()
+            else:
+                inbox.sleeper = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(inbox.forget_sleeper)
             return self._take()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
@@ -400,6 +404,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         if not self._ending.is_closed_here:
             self._driver.close(code, reason)
             self._ending.is_closed_here = True
+            self._ending.look()
             self._inbox.clear()
             self._wake_everyone()
         try:
@@ -527,6 +532,10 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     @enable_ki_protection
     async def run(self, leftover: bytes) -> None:
         """Serve the connection until its transport is dropped; for the shells."""
+        if self._driver.start(leftover):
+            with trio.CancelScope(shield=True):
+                await self._ended.wait()
+            return
         try:
             await self._driver.run(leftover)
         finally:
@@ -547,6 +556,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             elif isinstance(event, Ponged):
                 self._pings.answer(event.payload, trio.current_time())
             else:
+                self._ending.look()
                 self._wake_everyone()
                 if not self._ending.is_closed_here:  # else once it is over: `aclose` goes on
                     self._cancel_scopes()
@@ -580,18 +590,26 @@ class WebSocket(trio.abc.Channel[str | bytes]):
     def end(self) -> None:
         """Take note that the transport has been dropped; for the driver."""
         self._ended.set()
+        self._ending.look()
         self._wake_everyone()
         self._cancel_scopes()
 
     # Inside.
 
     def _take(self) -> str | bytes:
-        if not self._inbox.items:
+        inbox = self._inbox
+        if not inbox.items:
             self._ending.raise_ended()
-        message = self._inbox.take()
-        if type(message) is not Message:
-            message = self._inbox.inflate(message)
-        return message.payload
+        item = inbox.items.popleft()
+        if type(item) is not tuple and type(item) is not Message:
+            inbox.octets -= item.size
+            item = inbox.inflate(item)
+        else:
+            inbox.octets -= item[1]
+        if inbox.is_paused:
+            inbox.read_on_if_there_is_room()
+        payload: str | bytes = item[0]
+        return payload
 
     def _end_sending(self, code: int, reason: str) -> None:
         """Send a Close, and nothing after it; go on receiving."""

@@ -12,7 +12,18 @@ from typing import Final, Protocol
 import attrs
 
 import triows
-from chat.protocol import RULES, Event, Refused, clean_name, encode
+from chat.forms import FORMS, PROGRAM, Form
+from chat.protocol import RULES, Event, Refused, clean_name
+
+PATIENCE: Final = 200
+"""Messages that may wait for a member that does not read them."""
+
+SPARE: Final = 2 * PATIENCE
+"""Messages that a room remembers beyond those that newcomers are shown: who is let go for being
+slow, or has lost its connection, is that far behind when it comes back, and misses nothing."""
+
+MOST_ROOMS: Final = 1_000
+"""Rooms at a time, and so many times what a room remembers is what all of them hold."""
 
 IDLE_ROOMS: Final = 100
 """Empty rooms whose history is kept, those left last."""
@@ -20,21 +31,32 @@ IDLE_ROOMS: Final = 100
 
 @attrs.define(eq=False)
 class Room:
-    """A room: what is said in it, and the signs of life around that."""
+    """A room: who is in it, what is said in it, and the signs of life around that.
+
+    It has a pair of channels for each form in which members are spoken to: what is published
+    is written once for all of them, and no task carries it.
+    """
 
     name: str
     history: int
     log: str = attrs.field(factory=lambda: secrets.token_hex(4))
     """Names the numbering of its messages: a room that is made anew begins another one."""
     members: dict[str, None] = attrs.field(factory=dict)
-    said: triows.BroadcastChannel[str] = attrs.field(init=False)
-    signs: triows.BroadcastChannel[str] = attrs.field(factory=triows.BroadcastChannel)
-    """Who comes, goes and types: nothing that one needs to be told later."""
+    is_over: bool = False
+    """Whether nothing but its end is worth telling any more."""
+    said: dict[Form, triows.BroadcastChannel[str]] = attrs.field(init=False)
+    signs: dict[Form, triows.BroadcastChannel[str]] = attrs.field(init=False)
     _ids: deque[str] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.said = triows.BroadcastChannel(self.history)
-        self._ids = deque(maxlen=self.history + 1)
+        self.said = {form: triows.BroadcastChannel(self.history + SPARE) for form in FORMS}
+        self.signs = {form: triows.BroadcastChannel() for form in FORMS}
+        self._ids = deque(maxlen=self.history + SPARE)
+
+    @property
+    def number(self) -> int:
+        """The number of the message that was said last; 0 for none."""
+        return self.said[PROGRAM].number
 
     def say(self, nick: str, text: str, message_id: str | None) -> None:
         """Publish a message, unless it was published before."""
@@ -44,7 +66,7 @@ class Room:
             "type": "message",
             "room": self.name,
             "log": self.log,
-            "seq": self.said.number + 1,
+            "seq": self.number + 1,
             "time": round(time.time(), 3),
             "nick": nick,
             "text": text,
@@ -52,11 +74,19 @@ class Room:
         if message_id is not None:
             self._ids.append(message_id)
             event["id"] = message_id
-        self.said.publish_nowait(encode(event))
+        _publish(event, self.said)
 
     def sign(self, kind: str, **fields: str) -> None:
         """Publish what is true for the moment."""
-        self.signs.publish_nowait(encode({"type": kind, "room": self.name, **fields}))
+        if not self.is_over:
+            _publish({"type": kind, "room": self.name, **fields}, self.signs)
+
+
+def _publish(event: Event, channels: dict[Form, triows.BroadcastChannel[str]]) -> None:
+    for form, channel in channels.items():
+        text = form.write(event)
+        if text is not None:
+            channel.publish_nowait(text)
 
 
 class Member(Protocol):
@@ -65,8 +95,8 @@ class Member(Protocol):
     nick: str
     session: str
 
-    async def send_away(self) -> None:
-        """End this connection, as there is another one of the same session; wait for that."""
+    def send_away(self) -> None:
+        """Leave everything, and then the connection: there is another one of the same session."""
 
 
 class Directory:
@@ -74,12 +104,16 @@ class Directory:
 
     Args:
         history: messages of each room that newcomers are given, 0 or more.
-        max_clients: members at once, 1 or more.
+        max_clients: connections at once, 1 or more.
+
+    Attributes:
+        clients: connections now.
     """
 
     def __init__(self, history: int = 200, max_clients: int = 10_000) -> None:
         self._history = history
         self._max_clients = max_clients
+        self.clients = 0
         self._members: dict[str, Member] = {}  # by name, as names are compared
         self._sessions: dict[str, Member] = {}
         self._rooms: dict[str, Room] = {}
@@ -88,50 +122,45 @@ class Directory:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no place for another member."""
-        return len(self._members) >= self._max_clients
+        """Whether there is no place for another client."""
+        return self.clients >= self._max_clients
 
     def say_goodbye(self) -> None:
-        """Tell everyone that the chat is about to go."""
+        """Tell everyone that the chat is about to go, and no more who leaves because of that."""
         for room in self._rooms.values():
             room.sign("bye", text="The server is shutting down.")
+            room.is_over = True
 
     # Names and sessions.
-
-    def who_has(self, session: str | None) -> Member | None:
-        """Return who is here with a session."""
-        return self._sessions.get(session or "")
 
     def enter(self, member: Member, wanted: str | None, session: str | None) -> None:
         """Give a newcomer the name that it wants, or one like it, and a session.
 
-        Args:
-            member: who comes.
-            wanted: the name.
-            session: one that goes on; None for a new one.
+        Who had the session is sent away: it is the same person, over a new connection.
 
         Raises:
             Refused: the name is none.
         """
         base = "guest" if wanted is None else clean_name(wanted, RULES.nick)
+        before = self._sessions.get(session or "")
+        if before is not None:
+            before.send_away()
         nick = self._numbered(base) if wanted is None else base
         while nick.casefold() in self._members:
             nick = self._numbered(base)
         member.nick = nick
-        member.session = session or secrets.token_urlsafe(12)
+        member.session = secrets.token_urlsafe(12) if before is None else before.session
         self._members[nick.casefold()] = self._sessions[member.session] = member
 
     def _numbered(self, name: str) -> str:
         return f"{name[: RULES.nick - 7]}-{next(self._numbers)}"
 
-    def depart(self, member: Member) -> None:
-        """Forget a member; harmless twice."""
-        for index, key in (
-            (self._members, member.nick.casefold()),
-            (self._sessions, member.session),
-        ):
-            if index.get(key) is member:
-                del index[key]
+    def depart(self, member: Member) -> bool:
+        """Forget a member; returns whether it was known."""
+        if self._sessions.get(member.session) is not member:
+            return False
+        del self._sessions[member.session], self._members[member.nick.casefold()]
+        return True
 
     def rename(self, member: Member, wanted: str) -> str:
         """Give a member another name; returns the one that it had.
@@ -150,17 +179,23 @@ class Directory:
     # Rooms.
 
     def room(self, name: str) -> Room:
-        """Return a room, made if there is none of that name.
+        """Return a room; where there is none of that name, what would be one.
 
         Raises:
-            Refused: the name is none.
+            Refused: the name is none, or there are rooms enough.
         """
         key = clean_name(name, RULES.room).casefold()
-        if key in self._idle:
-            self._rooms[key] = self._idle.pop(key)
-        elif key not in self._rooms:
-            self._rooms[key] = Room(key, self._history)
-        return self._rooms[key]
+        for known in (self._rooms, self._idle):
+            if key in known:
+                return known[key]
+        if len(self._rooms) >= MOST_ROOMS:
+            raise Refused("room", "there are rooms enough; join one of them")
+        return Room(key, self._history)
+
+    def take_up(self, room: Room) -> None:
+        """Have a room that someone comes into."""
+        self._idle.pop(room.name, None)
+        self._rooms[room.name] = room
 
     def put_aside(self, room: Room) -> None:
         """Keep a room that no one is in any more for a while: its history."""

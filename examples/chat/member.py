@@ -1,22 +1,20 @@
 """One connection: what it says is done, and what its rooms say is sent to it."""
 
-import json
+import contextlib
 import logging
+import math
 from typing import Final
 
-import attrs
 import trio
 
 import triows
-from chat.directory import Directory, Room
-from chat.lines import render
+from chat.directory import PATIENCE, SPARE, Directory, Room
+from chat.forms import PERSON, PROGRAM
 from chat.pace import Pace
-from chat.protocol import RULES, SUBPROTOCOL, Event, Refused, clean_text, decode, encode, read_line
+from chat.protocol import RULES, SUBPROTOCOL, Event, Refused, clean_text, decode, read_line
 
 REPLACED: Final = 4001
 """The close code for a connection whose session goes on over another one."""
-BACKLOG: Final = triows.Capacity(items=1_000, octets=2**18)
-"""What may wait for a member; one that lags further behind is closed, and may come back."""
 FIRST_LINES: Final = 20
 """Messages of a room's history that a person at a terminal is shown."""
 
@@ -28,50 +26,49 @@ async def serve_member(directory: Directory, ws: triows.WebSocket) -> None:
     if directory.is_full:
         await ws.aclose(triows.CloseCode.TRY_AGAIN_LATER, "the chat is full, come back later")
         return
-    member = (Member if ws.subprotocol == SUBPROTOCOL else Typist)(directory, ws)
-    await member.run()
-
-
-@attrs.frozen
-class Stay:
-    """A member's time in a room."""
-
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    is_over: trio.Event = attrs.field(factory=trio.Event)
+    directory.clients += 1
+    try:
+        await (Member if ws.subprotocol == SUBPROTOCOL else Typist)(directory, ws).run()
+    finally:
+        directory.clients -= 1
 
 
 class Member:
     """A member whose program speaks the protocol; the directory gives it its name and session."""
 
+    form = PROGRAM
+
     def __init__(self, directory: Directory, ws: triows.WebSocket) -> None:
         self.directory = directory
         self.ws = ws
         self.nick = self.session = ""
-        self._stays: dict[str, Stay] = {}
+        self.rooms: dict[Room, list[triows.Attachment]] = {}
         self._pace = Pace(RULES.rate, RULES.burst)
-        self._is_replaced = False
-        self._is_gone = trio.Event()
+        self._scope = trio.CancelScope(deadline=trio.current_time() + RULES.hello)
+        self._farewell = (int(triows.CloseCode.POLICY_VIOLATION), "no hello came")
 
     async def run(self) -> None:
-        """Serve this member until its connection ends, or it is sent away."""
-        try:
-            async with trio.open_nursery() as self._nursery:
-                try:
-                    await self.converse()
-                finally:
-                    self._nursery.cancel_scope.cancel()
-        finally:
-            self.directory.depart(self)
-            self._is_gone.set()
-            log.info("left", extra={"nick": self.nick, "reason": str(self.ws.close_reason)})
-        if self._is_replaced:
-            await self.ws.aclose(REPLACED, "this session was opened elsewhere")
+        """Serve this member until its connection ends, it is sent away, or says no hello."""
+        with self._scope:
+            try:
+                await self.converse()
+            finally:
+                self.go()
+        if self._scope.cancelled_caught:
+            await self.ws.aclose(*self._farewell)
 
-    async def send_away(self) -> None:
+    def send_away(self) -> None:
         """See `chat.directory.Member`."""
-        self._is_replaced = True
-        self._nursery.cancel_scope.cancel()
-        await self._is_gone.wait()
+        self.go()
+        self._farewell = (REPLACED, "this session was opened elsewhere")
+        self._scope.cancel()
+
+    def go(self) -> None:
+        """Leave everything; harmless twice."""
+        for room in list(self.rooms):
+            self.leave(room)
+        if self.directory.depart(self):
+            log.info("left", extra={"nick": self.nick, "reason": str(self.ws.close_reason)})
 
     async def converse(self) -> None:
         """Do what is asked for, one thing after the other."""
@@ -86,8 +83,6 @@ class Member:
                 about = {field: event[field] for field in ("room", "id") if field in event}
                 await self.tell("error", code=refused.code, text=refused.text, **about)
 
-    # What differs between programs and people.
-
     def understand(self, message: str | bytes) -> Event:
         """Read what was sent."""
         event = decode(message)
@@ -99,21 +94,9 @@ class Member:
 
     async def tell(self, kind: str, **fields: object) -> None:
         """Send an event to this member alone."""
-        await self.ws.send(encode({"type": kind, **fields}))
-
-    async def listen(self, room: Room, after: int | None) -> None:
-        """Be sent what *room* says from behind message *after* on, or from its history on."""
-        async with (
-            room.said.subscribe(triows.Policy.DISCONNECT, BACKLOG, after=after) as said,
-            room.signs.subscribe(triows.Policy.DROP_NEWEST, BACKLOG) as signs,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(self._relay, said)
-            nursery.start_soon(self._relay, signs)
-
-    async def _relay(self, items: triows.Subscription[str]) -> None:
-        while True:
-            await self.ws.send(await items.receive())
+        text = self.form.write({"type": kind, **fields})
+        if text is not None:
+            await self.ws.send(text)
 
     # What may be asked for.
 
@@ -124,93 +107,121 @@ class Member:
             Refused: it cannot be done.
         """
         match event:
+            case {"type": "say", "room": name, "text": text}:
+                self.room(name).say(self.nick, clean_text(text), event.get("id"))
+            case {"type": "typing", "room": name}:
+                self.room(name).sign("typing", nick=self.nick)
             case {"type": "hello"}:
                 await self.enter(event.get("nick"), event.get("session"))
             case {"type": "join"}:
                 await self.join(event)
-            case {"type": "say", "room": name, "text": text}:
-                self._room(name).say(self.nick, clean_text(text), event.get("id"))
-            case {"type": "typing", "room": name}:
-                self._room(name).sign("typing", nick=self.nick)
-            case {"type": "who", "room": name}:
-                room = self._room(name)
-                await self.tell("members", room=room.name, members=list(room.members))
             case {"type": "leave", "room": name}:
-                await self._leave(self._room(name))
+                room = self.room(name)
+                self.leave(room)
+                await self.tell("left", room=room.name)
             case {"type": "nick", "nick": wanted}:
-                await self._rename(wanted)
+                await self.rename(wanted)
+            case {"type": "who", "room": name}:
+                room = self.room(name)
+                await self.tell("members", room=room.name, members=list(room.members))
             case {"type": "notice", "text": text}:
                 await self.tell("notice", text=text)
 
     async def enter(self, wanted: str | None = None, session: str | None = None) -> None:
         """Get a name and a session."""
-        is_known = False
-        while (before := self.directory.who_has(session)) is not None:
-            await before.send_away()
-            is_known = True
-        self.directory.enter(self, wanted, session if is_known else None)
+        self.directory.enter(self, wanted, session)
+        self._scope.deadline = math.inf
         log.info("came", extra={"nick": self.nick, "remote": str(self.ws.remote)})
         limits = {"text": RULES.text, "nick": RULES.nick, "room": RULES.room}
         await self.tell("welcome", nick=self.nick, session=self.session, limits=limits)
 
     async def join(self, event: Event) -> None:
-        """Be in a room from now on, in a task of its own."""
-        if len(self._stays) >= RULES.rooms:
+        """Be in a room from now on."""
+        if len(self.rooms) >= RULES.rooms:
             raise Refused("room", f"you are in {RULES.rooms} rooms, which is enough")
-        room = self.directory.room(event["room"])
-        if room.name in self._stays:
-            raise Refused("room", f"you are in {room.name} already")
+        while True:
+            room = self.directory.room(event["room"])
+            if room in self.rooms:
+                raise Refused("room", f"you are in {room.name} already")
+            try:
+                self._appear(room)
+                break
+            except trio.WouldBlock:  # until what was sent before has been read
+                await trio.sleep(0.05)
         after = event.get("after") if event.get("log") == room.log else None
-        if after is not None and not 0 <= after <= room.said.number:
-            after = None
-        await self._nursery.start(self._stay, room, after)
+        if after is None or not 0 <= after <= room.number:
+            after = max(0, room.number - room.history)
+        await self._listen(room, after)
 
-    async def _stay(
-        self, room: Room, after: int | None, task_status: trio.TaskStatus[None]
-    ) -> None:
-        self._stays[room.name] = stay = Stay()
-        room.members[self.nick] = None
+    def _appear(self, room: Room) -> None:
+        """Be listed in a room, and told who is there, now and from now on.
+
+        All of that at once, so that no one comes or goes in between.
+        """
+        members = [*room.members, self.nick]
+        joined = {"type": "joined", "room": room.name, "log": room.log, "members": members}
+        self.ws.send_nowait(self.form.write(joined) or "")
+        self.directory.take_up(room)
         room.sign("presence", event="joined", nick=self.nick)
-        try:
-            with stay.scope:
-                members = list(room.members)
-                await self.tell("joined", room=room.name, log=room.log, members=members)
-                task_status.started()
-                await self.listen(room, after)
-        finally:
-            del self._stays[room.name], room.members[self.nick]
-            room.sign("presence", event="left", nick=self.nick)
-            if not room.members:
-                self.directory.put_aside(room)
-            stay.is_over.set()
+        room.members[self.nick] = None
+        self.rooms[room] = []
+        attachment = room.signs[self.form].attach(self.ws, triows.Policy.DROP_NEWEST)
+        self.rooms[room].append(attachment)
 
-    async def _leave(self, room: Room) -> None:
-        stay = self._stays[room.name]
-        stay.scope.cancel()
-        await stay.is_over.wait()
-        await self.tell("left", room=room.name)
+    async def _listen(self, room: Room, after: int) -> None:
+        """Be sent what was said behind message *after*, and everything that will be.
 
-    async def _rename(self, wanted: str) -> None:
+        What there is, is sent as fast as it is read, and only so fast. Then the connection
+        is attached, with no chance for a message to be said in between.
+        """
+        channel, form = room.said[self.form], self.form
+        lossy, room_for = triows.Policy.DROP_OLDEST, room.history + SPARE
+        async with channel.subscribe(lossy, room_for, after=after) as missed:
+            while missed.statistics().unread_items:
+                with contextlib.suppress(triows.Lagged):  # programs see it by the numbers
+                    await self.ws.send(missed.receive_nowait())
+            if room in self.rooms:  # else this member has been sent away meanwhile
+                self.rooms[room] += [
+                    channel.attach(
+                        self.ws,
+                        form.policy,
+                        PATIENCE,
+                        after=channel.number,
+                        lagged=form.tell_of_gap,
+                    )
+                ]
+
+    def leave(self, room: Room) -> None:
+        """Be in a room no longer."""
+        for attachment in self.rooms.pop(room):
+            attachment.detach()
+        del room.members[self.nick]
+        room.sign("presence", event="left", nick=self.nick)
+        if not room.members:
+            self.directory.put_aside(room)
+
+    async def rename(self, wanted: str) -> None:
+        """Take another name."""
         was = self.directory.rename(self, wanted)
-        await self.tell("nick", nick=self.nick)
-        for name in self._stays:
-            room = self.directory.room(name)
+        for room in self.rooms:
             del room.members[was]
             room.members[self.nick] = None
             room.sign("presence", event="renamed", nick=self.nick, was=was)
+        await self.tell("nick", nick=self.nick)
 
-    def _room(self, name: str | None) -> Room:
+    def room(self, name: str | None) -> Room:
         """Return a room that this member is in."""
         key = (name or "").casefold()
-        if key not in self._stays:
-            raise Refused("room", f"you are not in {name}" if name else "join a room first")
-        return self.directory.room(key)
+        for room in self.rooms:
+            if room.name == key:
+                return room
+        raise Refused("room", f"you are not in {name}" if name else "join a room first")
 
 
 class Typist(Member):
     """A member who types lines and reads them, in one room at a time."""
 
-    _place: str | None = None
+    form = PERSON
 
     async def converse(self) -> None:
         """Come in, and do what is typed."""
@@ -222,42 +233,13 @@ class Typist(Member):
         """Read a line."""
         if isinstance(message, bytes):
             raise Refused("malformed", "text, please")
-        return read_line(message, self._place if self._place in self._stays else None)
+        return read_line(message, next((room.name for room in self.rooms), None))
 
     async def join(self, event: Event) -> None:
         """Go to a room, and out of the one before."""
-        before = self._place
+        before = list(self.rooms)
         room = self.directory.room(event["room"])
-        after = max(0, room.said.number - FIRST_LINES)
+        after = max(0, room.number - FIRST_LINES)
         await super().join({**event, "log": room.log, "after": after})
-        self._place = room.name
-        if before in self._stays:
-            await self._leave(self._room(before))
-
-    async def tell(self, kind: str, **fields: object) -> None:
-        """Put an event in words."""
-        await self.show({"type": kind, **fields})
-
-    async def show(self, event: Event) -> None:
-        """Put an event in words, if it needs any."""
-        line = render(event)
-        if line is not None:
-            await self.ws.send(line)
-
-    async def listen(self, room: Room, after: int | None) -> None:
-        """Read what a room says; who is too slow is told how much that was."""
-        lossy = triows.Policy.DROP_OLDEST
-        async with (
-            room.said.subscribe(lossy, BACKLOG, after=after) as said,
-            room.signs.subscribe(lossy, BACKLOG) as signs,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(self._relay, said)
-            nursery.start_soon(self._relay, signs)
-
-    async def _relay(self, items: triows.Subscription[str]) -> None:
-        while True:
-            try:
-                await self.show(json.loads(await items.receive()))
-            except triows.Lagged as lagged:
-                await self.tell("notice", text=f"{lagged.count} lines left out: you read slowly")
+        for room in before:
+            self.leave(room)

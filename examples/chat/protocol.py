@@ -53,6 +53,8 @@ class Rules:
     """Messages that may come at once."""
     rooms: int = 20
     """That one member may be in."""
+    hello: float = 10.0
+    """Seconds that a program has to say who it is."""
 
 
 RULES: Final = Rules()
@@ -143,7 +145,11 @@ def clean_text(text: str) -> str:
     Raises:
         Refused: nothing remains, or too much.
     """
-    shown = "".join(one for one in text if one in "\n\t" or unicodedata.category(one) not in UNFIT)
+    shown = text
+    if not text.isprintable():  # most are, and need not be looked through one by one
+        shown = "".join(
+            one for one in text if one in "\n\t" or unicodedata.category(one) not in UNFIT
+        )
     shown = shown.strip()
     if not shown:
         raise Refused("text", "there is nothing to say in that")

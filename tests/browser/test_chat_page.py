@@ -253,6 +253,17 @@ def test_a_message_that_is_too_long(server, ann):
     ann.until_said("x" * 2000)
 
 
+def test_a_name_that_will_not_do(server, ann):
+    """One is told so and asked again."""
+    ann.browser.get(f"http://127.0.0.1:{server.port}/style.css")
+    ann.script("localStorage.clear(); sessionStorage.clear()")
+    ann.browser.get(f"http://127.0.0.1:{server.port}/#names")
+    ann.find("#nick").send_keys("   ", Keys.ENTER)
+    ann.until(lambda: ann.texts("#complaint") == ["a name has 1 to 24 characters"])
+    ann.find("#nick").send_keys("Ann", Keys.ENTER)
+    ann.until(lambda: ann.people == ["Ann"])
+
+
 def test_a_session_is_taken_over(server, ann):
     """A tab that is duplicated goes on; the old one says so, and can take it back."""
     ann.open(server.port, "Ann", "tabs")

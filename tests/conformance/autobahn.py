@@ -143,8 +143,8 @@ def _judge(verdict: Verdict) -> Iterator[str]:
         yield f"{verdict.case}: the connection ended without a Close each way"
 
 
-APIS = {"reactor": "compiled", "callback": "callback"}
-"""What serves on the reactor: a compiled handler, or one in Python."""
+APIS = ("compiled", "callback")
+"""What serves on the reactor beside channels: a compiled handler, or one in Python."""
 
 
 def server_command(driver: str) -> list[str]:
@@ -154,7 +154,7 @@ def server_command(driver: str) -> list[str]:
     """
     options = ["--port", "0", "--max-message", str(2**24)]
     if driver in APIS:
-        options += ["--driver", "reactor", "--api", APIS[driver]]
+        options += ["--driver", "reactor", "--api", driver]
     else:
         options += ["--driver", driver]
     return [sys.executable, "-m", "triows", "echo", *options]

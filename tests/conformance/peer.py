@@ -97,6 +97,8 @@ class Frame:
     opcode: int
     payload: bytes
     fin: bool = True
+    is_compressed: bool = False
+    """Whether RSV1 is set, where that was negotiated (RFC 7692 §6)."""
 
 
 @attrs.frozen
@@ -144,6 +146,8 @@ class Peer:
         self.stream = stream
         self.patience = patience
         self.silence = silence
+        self.extension = ""
+        """What the server answered to an offer of permessage-deflate."""
         self._octets = bytearray()
 
     async def send(self, octets: bytes) -> None:
@@ -171,7 +175,9 @@ class Peer:
         assert answer.all("Sec-WebSocket-Accept") == [accept]
         assert [value.lower() for value in answer.all("Upgrade")] == ["websocket"]
         assert [value.lower() for value in answer.all("Connection")] == ["upgrade"]
-        assert not answer.all("Sec-WebSocket-Extensions")
+        extensions = answer.all("Sec-WebSocket-Extensions")
+        assert len(extensions) <= (b"permessage-deflate" in (request or b"").lower())
+        self.extension = "".join(extensions)
         assert not answer.all("Content-Length")
         assert not answer.all("Transfer-Encoding")
         return answer
@@ -202,8 +208,9 @@ class Peer:
         """The next frame, refused if it breaks §5.1, §5.2 or §5.5."""
         first, second = await self._take(2)
         assert not second & 0x80, "a server must not mask"
-        assert not first & 0x70, "reserved bits without negotiation"
         opcode, fin, size = first & 0x0F, bool(first & 0x80), second
+        assert not first & (0x30 if self.extension else 0x70), "reserved bits without negotiation"
+        assert not first & 0x40 or opcode in {TEXT, BINARY}, "RSV1 where it means nothing"
         assert opcode in {CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG}
         if second == 126:
             (size,) = struct.unpack("!H", await self._take(2))
@@ -214,18 +221,18 @@ class Peer:
         if opcode >= CLOSE:
             assert fin, "fragmented control frame"
             assert size <= 125, "control frame too long"
-        return Frame(opcode, await self._take(size), fin)
+        return Frame(opcode, await self._take(size), fin, bool(first & 0x40))
 
     async def receive_message(self) -> Frame:
         """The next data message, put together; control frames before it are refused."""
         frame = await self.receive_frame()
         assert frame.opcode in {TEXT, BINARY}, frame
-        opcode, parts = frame.opcode, [frame.payload]
+        first, parts = frame, [frame.payload]
         while not frame.fin:
             frame = await self.receive_frame()
             assert frame.opcode == CONTINUATION
             parts.append(frame.payload)
-        return Frame(opcode, b"".join(parts))
+        return Frame(first.opcode, b"".join(parts), is_compressed=first.is_compressed)
 
     async def receive_close(self) -> Close:
         """The next frame, which must be a Close whose content §7.4 allows."""

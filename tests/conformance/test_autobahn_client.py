@@ -16,6 +16,7 @@ from tests.conformance.autobahn import (
     find_offences,
     read_report,
 )
+from tests.conformance.transports import DRIVERS
 
 ROOT = Path(__file__).parents[2]
 LISTENING = "fuzzingserver listening on ws://"
@@ -43,15 +44,16 @@ def suite(selection: Selection, report: Path) -> Iterator[str]:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize(
     "selection", [pytest.param(CORE, id="core"), pytest.param(LARGE, id="large")]
 )
-def test_autobahn_client(selection: Selection, tmp_path: Path):
+def test_autobahn_client(driver: str, selection: Selection, tmp_path: Path):
     """Every case of the selection passes, and every connection closes cleanly."""
     report = tmp_path / "report"
     module = "tests.conformance.testee_client"
     with suite(selection, report) as address:
-        command = [sys.executable, "-m", module, address, str(selection.parallelism)]
+        command = [sys.executable, "-m", module, address, str(selection.parallelism), driver]
         subprocess.run(command, cwd=ROOT, timeout=selection.timeout, check=True)
 
     verdicts = read_report(report)

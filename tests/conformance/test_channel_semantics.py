@@ -103,7 +103,9 @@ async def open_client(kind: Kind, contexts: Contexts, **options: Any) -> AsyncIt
     context = client_context if kind.is_secure else None
     async with listener, trio.open_nursery() as nursery:
         nursery.start_soon(accept)
-        async with triows.open_websocket(url, ssl_context=context, **options) as ws:
+        async with triows.open_websocket(
+            url, ssl_context=context, driver=kind.driver, **options
+        ) as ws:
             stream = await accepted.receive()
             try:
                 yield Pair(ws, ServingPeer(stream, PATIENCE), "client", start=lambda: None)
@@ -532,6 +534,7 @@ async def test_item_29_cancelled_calls_leak_nothing(open_pair: Open, name: str):
 
     for number in range(2):
         await use_one(number)
+    await settle()
     before = _held()
     for number in range(6):
         await use_one(number)

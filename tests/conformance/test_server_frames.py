@@ -19,7 +19,7 @@ from tests.conformance.peer import (
 )
 from tests.conftest import Serve
 
-pytestmark = pytest.mark.usefixtures("no_tracebacks")
+pytestmark = [pytest.mark.usefixtures("no_tracebacks"), pytest.mark.octets]
 
 CONTROL = [CLOSE, PING, PONG]
 

@@ -22,7 +22,7 @@ from tests.conformance.peer import (
 )
 from tests.conftest import Serve, Served
 
-pytestmark = pytest.mark.usefixtures("no_tracebacks")
+pytestmark = [pytest.mark.usefixtures("no_tracebacks"), pytest.mark.opening]
 
 
 async def refuse(served: Served, request: bytes, *statuses: int) -> Answer:
@@ -304,6 +304,7 @@ async def test_item_15_octet_by_octet(serve: Serve):
     await peer.expect_echo()
 
 
+@pytest.mark.opening(False)
 @pytest.mark.parametrize("cut", [0, 1, 2, 5, 9, 20])
 async def test_item_16_frames_pipelined_with_the_request_are_processed(serve: Serve, cut: int):
     """Frames that arrive with the request, or with its last octets, are parsed once."""
@@ -383,6 +384,7 @@ async def test_item_19_a_refusal_is_framed_or_ends_the_connection(serve: Serve, 
     assert b"not yours" not in await peer.receive_end()
 
 
+@pytest.mark.opening(False)
 async def test_a_slow_handshake_delays_no_other(serve: Serve):
     """Connections whose handshake is not done do not hold up one that is prompt."""
     served = await serve()

@@ -6,7 +6,7 @@ import trio.testing
 from tests.conformance.peer import BINARY, CONTINUATION, PING, PONG, TEXT, Frame, build_frame
 from tests.conftest import Serve
 
-pytestmark = pytest.mark.usefixtures("no_tracebacks")
+pytestmark = [pytest.mark.usefixtures("no_tracebacks"), pytest.mark.octets]
 
 INVALID = {
     "lone continuation": b"\x80",

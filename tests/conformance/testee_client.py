@@ -1,12 +1,13 @@
 """The client that Autobahn's cases examine: it sends back whatever it receives.
 
-    python -m tests.conformance.testee_client HOST:PORT PARALLELISM
+    python -m tests.conformance.testee_client HOST:PORT PARALLELISM DRIVER
 
 The suite is a server. It is asked how many cases there are, then for each of them by
 a connection of its own, in the end for its report.
 """
 
 import sys
+from typing import Any
 
 import trio
 
@@ -26,10 +27,10 @@ async def ask(address: str, target: str) -> str:
             return ""
 
 
-async def run_case(address: str, case: int) -> None:
+async def run_case(address: str, case: int, driver: Any) -> None:
     """Go through one case; however the connection ends is for the suite to judge."""
     url = f"ws://{address}/runCase?case={case}&agent={AGENT}"
-    async with triows.open_websocket(url, limits=LIMITS) as ws:
+    async with triows.open_websocket(url, limits=LIMITS, driver=driver) as ws:
         try:
             async for message in ws:
                 await ws.send(message)
@@ -37,14 +38,14 @@ async def run_case(address: str, case: int) -> None:
             pass
 
 
-async def main(address: str, parallelism: int) -> None:
+async def main(address: str, parallelism: int, driver: str) -> None:
     """Go through every case, *parallelism* of them at a time."""
     count = int(await ask(address, "/getCaseCount"))
     cases = iter(range(1, count + 1))
 
     async def run_cases() -> None:
         for case in cases:
-            await run_case(address, case)
+            await run_case(address, case, driver)
 
     async with trio.open_nursery() as nursery:
         for _ in range(parallelism):
@@ -53,4 +54,4 @@ async def main(address: str, parallelism: int) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1], int(sys.argv[2]))
+    trio.run(main, sys.argv[1], int(sys.argv[2]), sys.argv[3])

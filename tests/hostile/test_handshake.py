@@ -20,7 +20,7 @@ from tests.conformance.peer import (
 )
 from tests.conftest import Serve, Served
 
-pytestmark = pytest.mark.usefixtures("no_tracebacks")
+pytestmark = [pytest.mark.usefixtures("no_tracebacks"), pytest.mark.opening]
 
 GET = b"GET / HTTP/1.1"
 FRAME = build_frame(BINARY, b"after the head")
@@ -223,6 +223,7 @@ async def test_item_6_each_wrong_handshake_has_its_status(
 
 
 @pytest.mark.timed
+@pytest.mark.opening(False)
 async def test_item_7_a_head_split_anywhere_is_parsed_once(serve: Serve):
     """Wherever head and frame are cut, there is one 101 and one echo."""
     served = await serve()
@@ -239,6 +240,7 @@ async def test_item_7_a_head_split_anywhere_is_parsed_once(serve: Serve):
 
 
 @pytest.mark.timed
+@pytest.mark.opening(False)
 async def test_item_7_octets_after_a_refused_head_are_thrown_away(serve: Serve):
     """Wherever head and frame are cut, a refusal is all that comes."""
     served = await serve()

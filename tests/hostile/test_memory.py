@@ -28,6 +28,9 @@ BOUNDED = (
     "utf8",
     "scan",
     "turn",
+    "callbacks",
+    "callback_batches",
+    "channel_loop",
     "engine",
     "engine_embedded",
     "engine_frames",
@@ -97,6 +100,7 @@ def test_item_34_a_turn_that_left_its_arrays_would_be_noticed():
     assert run_guarded_loops("overrun").returncode == -signal.SIGSEGV
 
 
+@pytest.mark.slow  # compiles every kernel anew
 def test_every_index_is_within_bounds(tmp_path):
     """With numba's bounds checks compiled in, the kernels' unit tests still pass."""
     tests = [f"tests/unit/test_{name}.py" for name in BOUNDED]

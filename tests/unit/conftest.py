@@ -6,10 +6,15 @@ under a virtual clock that jumps whenever every task waits.
 """
 
 import contextlib
+import os
+import shutil
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -19,12 +24,38 @@ import trio.testing
 
 from tests.conformance.peer import CLOSE, PING, TEXT, Frame, Peer, build_frame, xor
 from tests.conformance.transports import open_pair, run_in_virtual_time
-from triows import ClientEngine, KeepAlive, Limits, Request, ServerEngine, WebSocket
+from triows import (
+    ClientEngine,
+    KeepAlive,
+    Limits,
+    PerMessageDeflate,
+    Request,
+    ServerEngine,
+    WebSocket,
+)
+from triows._kernels import cache_directory
 from triows._options import NO_KEEPALIVE
 from triows._stream import StreamDriver
 from triows._websocket import Opening
 
 REQUEST = Request(head=b"", scheme="ws", remote=None, is_upgrade=True)
+
+
+@pytest.fixture(scope="session")
+def cold_start(warm: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A cache that ``triows warmup --clear`` has filled anew, and what that printed."""
+    root = tmp_path_factory.mktemp("cold_start")
+    full = cache_directory()
+    assert full is not None
+    shutil.copytree(full, root / full.name)
+    output = subprocess.check_output(
+        [sys.executable, "-m", "triows", "warmup", "--clear"],
+        env={**os.environ, "TRIOWS_CACHE_DIR": str(root)},
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+    )
+    return root, output
 
 
 class ServingPeer(Peer):
@@ -38,7 +69,7 @@ class ServingPeer(Peer):
         """The next frame, refused if it is not masked or its length not minimal."""
         first, second = await self._take(2)
         assert second & 0x80, "a client must mask"
-        assert not first & 0x70, "reserved bits without negotiation"
+        assert not first & (0x30 if self.extension else 0x70), "reserved bits without negotiation"
         size = second & 0x7F
         if size >= 126:
             least, width = (126, 2) if size == 126 else (65_536, 8)
@@ -47,7 +78,7 @@ class ServingPeer(Peer):
         mask = await self._take(4)
         opcode, fin = first & 0x0F, bool(first & 0x80)
         assert opcode < CLOSE or (fin and size < 126)
-        return Frame(opcode, xor(await self._take(size), mask), fin)
+        return Frame(opcode, xor(await self._take(size), mask), fin, bool(first & 0x40))
 
 
 @attrs.define(eq=False)
@@ -202,15 +233,18 @@ async def connect(way: Way, role: str, nursery: trio.Nursery) -> AsyncIterator[C
         leftover: bytes = b"",
         capacity: int = 65_536,
         is_running: bool = True,
+        deflate: PerMessageDeflate | None = None,
     ) -> Pair:
         ours, theirs = await way.open(capacity)
         make = ServerEngine if role == "server" else ClientEngine
-        engine = make(limits=limits, keepalive=keepalive, now=trio.current_time())
+        now = trio.current_time()
+        engine = make(limits=limits, keepalive=keepalive, now=now, deflate=deflate)
         ws = WebSocket(
             partial(StreamDriver, ours, engine), limits=limits, opening=Opening(request=REQUEST)
         )
         patience = 3600.0 if way.is_virtual else 10.0
         peer = (Peer if role == "server" else ServingPeer)(theirs, patience)
+        peer.extension = "permessage-deflate" if deflate else ""
         pairs.append(Pair(ws, peer, role, partial(nursery.start_soon, ws.run, leftover)))
         if is_running:
             pairs[-1].start()

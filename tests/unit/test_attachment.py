@@ -182,6 +182,24 @@ async def test_one_who_comes_first_is_sent_the_history(party):
     assert await take(small, 3) == [b"c", b"d", b"e"]
 
 
+async def test_one_who_comes_back_is_sent_what_it_missed(party):
+    """What is behind the number that it names, nothing if that is the last; then what follows."""
+    channel = BroadcastChannel[str](history=3)
+    for item in "abcd":
+        channel.publish_nowait(item)
+    one, peer = await party.meet()
+    other, up_to_date = await party.meet()
+    third, long_gone = await party.meet()
+    channel.attach(one, after=2)
+    channel.attach(other, after=channel.number)
+    channel.attach(third, after=0)
+    channel.publish_nowait("e")
+
+    assert await take(peer, 3) == [b"c", b"d", b"e"]
+    assert await take(up_to_date, 1) == [b"e"]
+    assert await take(long_gone, 4) == [b"b", b"c", b"d", b"e"]
+
+
 async def test_subscriptions_and_attachments_share_a_channel(party):
     """Each gets each item, and is counted."""
     channel = BroadcastChannel[str]()

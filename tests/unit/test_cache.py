@@ -442,26 +442,38 @@ def test_without_owners(directory, monkeypatch):
     assert is_cached()
 
 
+def fill():
+    """Compile a number of kernels, or load them; say how many were there already."""
+    registry = Registry()
+    for factor in range(12):
+
+        def multiply(number, factor=factor):
+            return factor * number
+
+        multiply.__name__ = f"times_{factor}"
+        registry.kernel("int64(int64, int64)")(multiply)
+    return sum(timing.is_cached for timing in registry.warm_up().kernels)
+
+
 def test_two_processes_at_once(root):
     """Two processes that fill one cache both succeed, and leave it whole."""
-    code = (
-        "from triows._kernels import warm_up\n"
-        "print(all(timing.is_cached for timing in warm_up().kernels))"
-    )
+    code = "from tests.unit.test_cache import fill; input(); print(fill())"
     command = [sys.executable, "-W", "error", "-c", code]
-    environment = {"TRIOWS_CACHE_DIR": str(root)}
+    environment = {"TRIOWS_CACHE_DIR": str(root), "PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 
     with contextlib.ExitStack() as stack:
         both = [
-            stack.enter_context(
-                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
-            )
+            stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
             for _ in range(2)
         ]
+        for process in both:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
         assert [process.wait(60) for process in both] == [0, 0]
-    output = subprocess.check_output(command, cwd=ROOT, env=environment, timeout=60)
+    output = subprocess.check_output(command, cwd=ROOT, env=environment, input=b"\n", timeout=60)
 
-    assert output == b"True\n"
+    assert output == b"12\n"
     assert all(path.suffix == ".kernel" for path in cache_directory().iterdir())
 
 

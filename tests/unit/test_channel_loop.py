@@ -24,10 +24,15 @@ class Sink:
     def __init__(self):
         self.events = []
         self.rooms = 0
+        self.has_ended = False
 
     def deliver(self, events):
         """Take events."""
         self.events += events
+
+    def take_message(self, payload, size):
+        """Take a message."""
+        self.events.append(Message(payload, size))
 
     def make_room(self):
         """Take note of room."""
@@ -41,7 +46,7 @@ class Sink:
 class Bench:
     """A loop with one session, and its peer."""
 
-    def __init__(self, limits=None, keepalive=None, leftover=b""):
+    def __init__(self, limits=None, keepalive=None, leftover=b"", deflate=None, terms=None):
         self.loop = ChannelLoop(limits or triows.Limits(), keepalive or triows.KeepAlive())
         self.loop.bell = lambda: None
         self.peer, theirs = socket.socketpair()
@@ -49,7 +54,7 @@ class Bench:
         theirs.setblocking(False)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         self.sink = Sink()
-        self.session = Session(self.loop, theirs.detach(), self.sink)
+        self.session = Session(self.loop, theirs.detach(), self.sink, deflate, terms=terms)
         assert self.session._enter(leftover)
 
     def turn(self, times=4):

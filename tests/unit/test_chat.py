@@ -2,9 +2,10 @@
 
 import json
 import logging
+import random
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from chat.records import JSONLines
 from triows.testing import memory_pair
 
 ROOT = Path(__file__).parents[2]
+NOISE = random.Random(7692).randbytes(500).hex()  # 1,000 characters; on a wire, half as many
 
 
 class Program:
@@ -378,6 +380,18 @@ async def test_hello_comes_first(directory, autojump_clock):
         assert (await program.ask("join", room="lobby"))["code"] == "hello"
 
 
+async def test_who_does_not_say_hello_is_let_go(directory, autojump_clock):
+    """After ten seconds, with 1008; who has said it may be silent for as long as it likes."""
+    async with connected(directory) as silent, present(directory, "ann", "lobby") as ann:
+        with pytest.raises(triows.ConnectionBroken) as caught:
+            await silent.receive()
+        assert caught.value.code == 1008
+        assert trio.current_time() == pytest.approx(RULES.hello, abs=1)
+        await trio.sleep(1_000)
+        await ann.send("say", room="lobby", text="still here")
+        assert (await ann.hear("message"))["text"] == "still here"
+
+
 @pytest.mark.parametrize("name", ["", "  ", "x" * 25, "a\nb", "a\u202eb", "a\u200bb", "\ud800"])
 def test_names_that_are_refused(name):
     """Names are short and visible."""
@@ -486,7 +500,6 @@ async def test_a_person_goes_to_another_room(directory, autojump_clock):
         await lines_of(ws)
         await ws.send("/join garden")
         lines = await lines_of(ws)
-        assert "* you left lobby" in lines
         assert any(line.startswith("* you are in garden: guest-") for line in lines)
         assert "ann" not in " ".join(lines)
         await ann.send("who", room="lobby")
@@ -510,6 +523,70 @@ async def test_a_person_is_shown_the_history(directory, autojump_clock):
         await ann.send("say", room="lobby", text="before")
         async with connected(directory, plain=True) as ws:
             assert any(line.endswith("ann: before") for line in await lines_of(ws))
+
+
+# Those who do not read.
+
+
+def flood(directory: Directory, count: int) -> None:
+    """Have so many messages of 1,000 characters said at once."""
+    for number in range(count):
+        directory.room("lobby").say("ann", f"{number} {NOISE}", None)
+
+
+async def read_to_the_end(program: Program) -> list[dict[str, Any]]:
+    """Return the messages that come until the connection ends."""
+    messages = []
+    with suppress(triows.ConnectionBroken):
+        while True:
+            messages.append(await program.hear("message"))
+    return messages
+
+
+async def test_a_program_that_does_not_read_is_let_go_and_loses_nothing(autojump_clock):
+    """It is closed with 1013; back again, it gets what it missed, from where it was."""
+    directory = Directory(history=10)
+    async with present(directory, "bob", "lobby") as bob:
+        flood(directory, 450)
+        messages = await read_to_the_end(bob)
+        assert bob.ws.close_reason.code == 1013
+        assert 0 < len(messages) < 200
+    async with present(directory, "bob") as bob:
+        await bob.join("lobby", log=messages[-1]["log"], after=messages[-1]["seq"])
+        while len(messages) < 450:
+            messages.append(await bob.hear("message"))
+    assert [int(message["text"].split()[0]) for message in messages] == list(range(450))
+
+
+async def test_a_person_who_does_not_read_misses_lines_and_is_told(directory, autojump_clock):
+    """The oldest lines are left out, and in their place it says how many."""
+    async with connected(directory, plain=True) as ws:
+        await lines_of(ws)
+        flood(directory, 1_000)
+        lines = [""]
+        while " 999 " not in lines[-1]:
+            lines += (await ws.receive()).splitlines()
+        numbers = [int(line.split()[2]) for line in lines if "ann: " in line]
+        left_out = [int(line.split()[1]) for line in lines if "left out" in line]
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) + sum(left_out) == 1_000
+        assert left_out
+
+
+async def test_those_who_do_not_read_hold_no_one_up(autojump_clock):
+    """Others hear everything at once, while one of each kind reads nothing."""
+    directory = Directory()
+    async with (
+        present(directory, "deaf", "lobby"),
+        connected(directory, plain=True),
+        present(directory, "ann", "lobby") as ann,
+        present(directory, "bob", "lobby") as bob,
+    ):
+        for number in range(1_000):
+            directory.room("lobby").say("ann", f"{number} {NOISE}", None)
+            for program in (ann, bob):
+                assert (await program.hear("message"))["text"].startswith(f"{number} ")
+        assert trio.current_time() < 1
 
 
 # The end, and the log.

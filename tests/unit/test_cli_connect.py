@@ -469,3 +469,71 @@ def test_printable(text, expected):
 def test_width():
     """Wide characters take two cells, combining ones none."""
     assert [width(text) for text in ("ab", "漢字", "e\u0301", "")] == [2, 4, 1, 0]
+
+
+# Through a proxy, and again and again.
+
+
+def test_through_a_proxy(tmp_path):
+    """With --proxy the proxy is asked; one that refuses is said to."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        requests = []
+
+        def refuse():
+            taken, _ = proxy.accept()
+            with taken:
+                requests.append(taken.recv(4096))
+                taken.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        place = f"127.0.0.1:{proxy.getsockname()[1]}"
+        status, _, errors = connect("--proxy", f"http://u:s3cret@{place}", "ws://server.test/")
+        thread.join()
+
+    assert requests[0].startswith(b"CONNECT server.test:80 HTTP/1.1\r\n")
+    assert (status, errors) == (1, "triows connect: the proxy refused the tunnel with status 403\n")
+
+
+def test_reconnecting_sends_each_line_once():
+    """With --reconnect lines go on over the next connection when one has ended."""
+    connections = []
+
+    def handle(connection):
+        connections.append(connection)
+        connection.send(f"connection {len(connections)}")
+        for message in connection:
+            connection.send(message)
+            if len(connections) == 1:
+                return
+
+    with serving(handle) as place:
+        process = subprocess.Popen(
+            command("--reconnect", f"ws://{place}"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            process.stdin.write(b"one\n")
+            process.stdin.flush()
+            assert [process.stdout.readline() for _ in range(2)] == [b"connection 1\n", b"one\n"]
+            assert process.stderr.readline().endswith(
+                b"code 1000: no reason given; connecting again\n"
+            )
+            output, _ = process.communicate(b"two\nthree\n", timeout=DEADLINE)
+        finally:
+            process.kill()
+            process.communicate()
+
+    assert output == b"connection 2\ntwo\nthree\n"
+    assert process.returncode == 0
+
+
+def test_reconnecting_gives_up_on_what_cannot_heal():
+    """A refusal of this client ends it, with one line."""
+    with serving(echo, process_request=lambda c, _: c.respond(404, "gone\n")) as place:
+        status, _, errors = connect("--reconnect", f"ws://{place}")
+
+    assert status == 1
+    assert errors == "triows connect: the server refused the opening handshake with status 404\n"

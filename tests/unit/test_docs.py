@@ -13,7 +13,7 @@ from triows._kernels import slots as s
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PYTHON = re.compile(
-    r"(?:<!-- snippet: (\S+) -->\n)?^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE
+    r"(?:<!-- snippet: (\S+) -->\n)?^```(?:python|js)\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )
 LINK = re.compile(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)")
 

@@ -25,7 +25,7 @@ from websockets.trio.client import connect
 import triows
 from chat import Directory
 from tests.conformance.peer import build_frame
-from triows.testing import memory_pair
+from triows.testing import memory_pair, memory_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LONGEST = 60  # lines
@@ -477,3 +477,43 @@ async def test_follow(capsys) -> None:
     await load("follow")["main"]()
 
     assert capsys.readouterr().out.split("\n")[:2] == ["(900 missed)", "900"]
+
+
+async def test_stay_connected(monkeypatch, autojump_clock) -> None:
+    """Events and orders go through, each once, over connections that are cut."""
+    example = load("stay_connected")
+    reconnecting = triows.reconnecting
+    texts = [f"event {number}" for number in range(1, 8)]
+    deaths = [True, True, False]
+    stored = {}
+
+    async def events(ws) -> None:
+        after = int(ws.request.target.partition("after=")[2])
+        for number in range(after + 1, min(after + 4, 8)):
+            await ws.send(json.dumps({"number": number, "text": texts[number - 1]}))
+        if after + 4 > len(texts):
+            await ws.aclose(4000, "that was all")
+        await ws.aclose(1012)
+
+    async def orders(ws) -> None:
+        is_mortal = deaths.pop(0)
+        async for message in ws:
+            number, order = json.loads(message)
+            assert stored.setdefault(number, order) == order
+            if is_mortal and number % 2:
+                server.die()
+                server.come_back()
+                return
+            await ws.send(str(number))
+
+    async with memory_server(events) as server:
+        monkeypatch.setattr(triows, "reconnecting", partial(reconnecting, dial=server.dial))
+        feed = example["Feed"]()
+        await feed.follow("ws://server.test/events")
+        assert feed.seen == texts
+        assert len(server.attempts) == 3
+    async with memory_server(orders) as server:
+        monkeypatch.setattr(triows, "reconnecting", partial(reconnecting, dial=server.dial))
+        await example["submit"]("ws://server.test/orders", ["a", "b", "c", "d"])
+    assert stored == dict(enumerate("abcd"))
+    assert deaths == []

@@ -12,7 +12,8 @@ import trio.testing
 
 from tests.conformance.peer import CLOSE, build_close
 from tests.sessions import GRACE, Notes, descriptors, open_session
-from triows import Handler, Limits, Reactor, Response, SessionId, compiled
+from triows import Handler, Limits, Reactor, Response, Sender, SessionId, compiled
+from triows._reactor import Driver
 
 pytestmark = pytest.mark.usefixtures("warm_sessions")
 
@@ -183,6 +184,32 @@ async def test_a_sender_that_comes_at_the_last_moment_is_refused_or_kept() -> No
                     sender.send_nowait(SessionId(1), b"")  # or it raises
                     sender.close()
                     await trio.lowlevel.checkpoint()
+
+
+async def test_a_sender_that_is_taken_while_the_reactor_looks_is_kept(monkeypatch) -> None:
+    """A thread that gets one when the last connection has been found gone gets one that works."""
+    real = Driver.is_empty.fget
+    taken: list[Sender] = []
+
+    def is_empty(driver) -> bool:
+        if not real(driver):
+            return False
+        if not taken:
+            thread = threading.Thread(target=lambda: taken.append(reactor.sender()))
+            thread.start()
+            thread.join()
+        return True
+
+    monkeypatch.setattr(Driver, "is_empty", property(is_empty))
+    reactor = Reactor(threads=0)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            run = Run(reactor, nursery)
+            assert await run.goes_on()
+            taken[0].send_nowait(SessionId(1), b"to no one")
+            assert await run.goes_on()
+            taken[0].close()
+            await run.is_over.wait()
 
 
 async def test_senders_from_a_thread_meet_the_end_in_order() -> None:

@@ -110,6 +110,23 @@ async def test_a_server_that_is_not_there_yet(nursery, autojump_clock):
     assert server.attempts == [0, 1, 3, 7]
 
 
+async def test_what_came_before_the_end_stays_readable(autojump_clock):
+    """A body that takes its time still gets what the peer sent before it closed, and its reason."""
+
+    async def handler(ws):
+        await ws.send("a")
+        await ws.send("b")
+        await ws.aclose(4000)
+
+    async with memory_server(handler) as server:
+        async for ws in connect(server):
+            await trio.sleep(100)
+            assert [message async for message in ws] == ["a", "b"]
+            with pytest.raises(triows.ConnectionBroken, match="4000"):
+                await ws.receive()
+            break
+
+
 async def test_a_body_that_leaves_the_connection_open(autojump_clock):
     """It is closed before the next one, with 1000, and counts as short if it was."""
     ended = []

@@ -27,6 +27,11 @@ def double(number):
     return 2 * number
 
 
+def thrice(number):
+    """Another."""
+    return 3 * number
+
+
 def half(number):
     """A kernel as it must not be: its result is a float."""
     return number / 2
@@ -261,14 +266,20 @@ def test_every_kernel_is_compiled_as_declared():
 
 
 @compiled_only
-def test_an_inner_kernel_is_compiled_only_as_declared():
+def test_an_inner_kernel_is_compiled_only_as_declared(registry):
     """Whoever compiles a caller of an inner kernel finds it as it was declared."""
-    _registry.make_inner_ready()
-    kernel = next(one for one in _kernels.registered() if one.name == "read_number")
-    declared = [_registry.sigutils.normalize_signature(text)[0] for text in kernel.signatures]
+    inner = registry.kernel("int64(int64)", inner=True)(thrice)
+    registry.make_inner_ready()
+    assert inner.signatures == [(types.int64,)]
 
-    assert kernel.dispatcher(np.array([1, 2], np.uint8), 0, 2) == 0x102
-    assert kernel.dispatcher.signatures == declared
+    @numba.njit
+    def call(number):
+        return inner(number)
+
+    assert call(np.int32(2)) == 6
+    assert inner.signatures == [(types.int64,)]
+    with pytest.raises(TypeError):
+        inner(np.zeros(2))
 
 
 @compiled_only
@@ -334,7 +345,7 @@ def test_a_warm_kernel_imports_nothing():
 
 
 @compiled_only
-def test_kernels_from_the_cache_work(cache):
+def test_kernels_from_the_cache_work(cold_start):
     """Loaded into a new process, kernels answer, take a turn, and can be called by new code."""
     code = """
         import numba, numpy as np
@@ -379,10 +390,9 @@ def test_kernels_from_the_cache_work(cache):
         assert loop.statistics().messages_sent == 3 and loop.connections == 0
         loop.close()
         """
-    environment = {"TRIOWS_CACHE_DIR": str(cache)}
+    root, _ = cold_start
 
-    assert in_new_process(code, **environment) == "False\n"
-    assert in_new_process(code, **environment) == "True\n"
+    assert in_new_process(code, TRIOWS_CACHE_DIR=str(root)) == "True\n"
 
 
 def test_interpreted_kernels_are_plain_functions():

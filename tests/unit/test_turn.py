@@ -29,7 +29,7 @@ class Pair:
         """The loop that is tested."""
         return Loop(handler, limits, keepalive)
 
-    def connect(self, leftover=b"", *, buffer=None):
+    def connect(self, leftover=b"", *, buffer=None, **about):
         """A client whose connection the loop has taken over."""
         ours, theirs = socket.socketpair()
         self.clients.append(ours)
@@ -37,7 +37,7 @@ class Pair:
         theirs.setblocking(False)
         if buffer:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-        self.loop.add(theirs.detach(), leftover, session=len(self.clients))
+        self.loop.add(theirs.detach(), leftover, session=len(self.clients), **about)
         return ours
 
     def turn(self, times=3):
@@ -595,6 +595,20 @@ def test_what_epoll_refuses_is_closed(start):
 
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+def test_a_slot_whose_descriptor_epoll_refused_is_free(start):
+    """No sweep finds anyone there, whose number may be that of another file by now."""
+    pair = start()
+    pair.connect().close()
+    pair.connect()
+    pair.turn()
+    before = list(pair.loop._taken_slots())
+
+    with pytest.raises(PermissionError):
+        pair.loop.add(os.open(__file__, os.O_RDONLY))
+
+    assert list(pair.loop._taken_slots()) == before
 
 
 def test_a_quiet_peer_is_pinged_and_then_dropped(start):

@@ -133,7 +133,7 @@ class Attachment:
             for message in greeting:
                 driver.send_prepared(message)
             self._channel.admit(self)
-            if isinstance(driver, Session):
+            if isinstance(driver, Session) and driver.may_join:
                 driver.on_enter.append(self._move)
 
     def _join(self, driver: Driver, greeting: list[PreparedMessage]) -> bool:

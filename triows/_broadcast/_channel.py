@@ -133,6 +133,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         policy: Policy = Policy.DISCONNECT,
         capacity: int | Capacity = ATTACHED,
         *,
+        after: int | None = None,
         publishes: bool = False,
         lagged: Tell | None = None,
         on_detach: Callable[[], None] | None = None,
@@ -153,6 +154,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
                 it. ``Policy.DISCONNECT`` fails it with 1013.
             capacity: what may wait; a number is one of items. Besides, a connection's own
                 queue holds up to 64 KiB and a message of what was published.
+            after: the `number` of the item to go on behind, instead of the whole history.
             publishes: of a `triows.Connection`: whether its compiled handler publishes to
                 this channel, by ``Response.PUBLISH``.
             lagged: called with the number of items that were dropped; returns a message to
@@ -172,7 +174,8 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         attachment = Attachment(self, policy, on_detach)
         place = Place(policy, _as_capacity(capacity), lagged, self.make_room, attachment.end)
         self._has_attached = True
-        attachment.begin(target, place, tuple(self._history), publishes=publishes)
+        history = tuple(one for one in self._history if after is None or one.number > after)
+        attachment.begin(target, place, history, publishes=publishes)
         self._has_compiled |= publishes
         if policy.name == Policy.BLOCK.name and attachment.is_attached:
             self._waited_for.add(attachment)

@@ -49,7 +49,7 @@ class Ending:
         driver: the connection's.
     """
 
-    __slots__ = ("_driver", "_mark", "has_sent_close", "is_closed_here")
+    __slots__ = ("_driver", "_mark", "has_sent_close", "is_closed_here", "may_hear_more")
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -58,6 +58,13 @@ class Ending:
         """Whether this side closed: nothing is sent or received any more."""
         self.has_sent_close = False
         """Whether this side said that it will send nothing more."""
+        self.may_hear_more = True
+        """Whether something may still come that anyone would be given; see `look`."""
+        self.look()
+
+    def look(self) -> None:
+        """Take note of an end: on this side, or one that the driver has told of."""
+        self.may_hear_more = not (self._driver.is_deaf or self.is_closed_here)
 
     @property
     def reason(self) -> CloseReason | None:
@@ -68,11 +75,6 @@ class Ending:
         if isinstance(outcome, Lost):
             return CloseReason(CloseCode.ABNORMAL, outcome.reason)
         return CloseReason(outcome.code, outcome.reason)
-
-    @property
-    def may_hear_more(self) -> bool:
-        """Whether something may still come that anyone would be given."""
-        return not (self._driver.is_deaf or self.is_closed_here)
 
     def check_sendable(self) -> None:
         """Refuse to send where that is no longer possible.

@@ -20,6 +20,16 @@ from triows._engine import Deflated, InflateError, Inflater, Message, Part
 from triows._options import Limits
 
 
+class _Nothing:
+    """What a wake-up hands over, in place of an `outcome.Value` made for each."""
+
+    def unwrap(self) -> None:
+        """Return nothing."""
+
+
+NOTHING: Any = _Nothing()
+
+
 class Inbox:
     """Unread messages, bounded in number and octets: at the bounds reading stops.
 
@@ -32,26 +42,30 @@ class Inbox:
     __slots__ = (
         "_driver",
         "_ending",
-        "_is_paused",
         "_is_skipping",
-        "_limits",
-        "_sleeper",
+        "_most_messages",
+        "_most_octets",
         "inflated",
+        "is_paused",
         "is_reserved",
         "items",
         "octets",
         "received",
         "received_octets",
+        "sleeper",
     )
 
     def __init__(self, driver: Driver, limits: Limits, ending: Ending) -> None:
         self._driver = driver
-        self._limits = limits
+        self._most_octets = limits.receive_queue_octets
+        self._most_messages = limits.receive_queue_messages
         self._ending = ending
-        self.items: deque[Message | Part | Deflated] = deque()
-        self._sleeper: trio.lowlevel.Task | None = None
+        self.items: deque[Any] = deque()
+        """Each a `Part`, `Deflated` or `Message`, or a plain tuple of what a `Message` is of."""
+        self.sleeper: trio.lowlevel.Task | None = None
+        """Who waits, to be woken by `wake`, and forgotten by `forget_sleeper` if cancelled."""
         self.is_reserved = False
-        self._is_paused = False
+        self.is_paused = False
         self._is_skipping = False
         self.octets = 0
         """Octets of what is unread."""
@@ -67,8 +81,9 @@ class Inbox:
     def admit(self, item: Message | Part | Deflated) -> None:
         """Take what was received; `wake` is to follow."""
         is_last = type(item) is Message or item[-1]
+        size = item.size
         self.received += is_last
-        self.received_octets += item.size
+        self.received_octets += size
         if self._ending.is_closed_here:
             return
         if self._is_skipping:
@@ -76,19 +91,30 @@ class Inbox:
             self._skip(item)
             return
         self.items.append(item)
-        self.octets += item.size
-        if not self._is_paused and (
-            self.octets >= self._limits.receive_queue_octets
-            or len(self.items) >= self._limits.receive_queue_messages
-        ):
-            self._is_paused = True
-            self._driver.pause()
+        self.octets += size
+        if self.octets >= self._most_octets or len(self.items) >= self._most_messages:
+            self._stop_reading()
+
+    def take_message(self, payload: str | bytes, size: int) -> None:
+        """Take a whole message and wake who waits for it: `admit` and `wake` in one."""
+        if self._is_skipping or self._ending.is_closed_here:
+            self.admit(Message(payload, size))
+            return
+        self.received += 1
+        self.received_octets += size
+        self.items.append((payload, size))
+        octets = self.octets = self.octets + size
+        if octets >= self._most_octets or len(self.items) >= self._most_messages:
+            self._stop_reading()
+        if self.sleeper is not None:
+            trio.lowlevel.reschedule(self.sleeper, NOTHING)
+            self.sleeper = None
 
     def wake(self) -> None:
         """Let whoever waits look again: something came, or nothing will."""
-        if self._sleeper is not None:
-            trio.lowlevel.reschedule(self._sleeper)
-            self._sleeper = None
+        if self.sleeper is not None:
+            trio.lowlevel.reschedule(self.sleeper, NOTHING)
+            self.sleeper = None
 
     # The receiver's side.
 
@@ -106,11 +132,6 @@ class Inbox:
         """Let others receive."""
         self.is_reserved = False
 
-    @property
-    def must_wait(self) -> bool:
-        """Whether there is nothing to take, and something may come."""
-        return not self.items and self._ending.may_hear_more
-
     async def wait(self) -> None:
         """Wait until there is something to take, or nothing will come; a checkpoint.
 
@@ -119,13 +140,8 @@ class Inbox:
         if self.items or not self._ending.may_hear_more:
             await trio.lowlevel.checkpoint()
         else:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            await self.sleep()
-
-    def sleep(self) -> Any:
-        """Wait to be woken; to be awaited at once. Cancelling takes nothing."""
-        self._sleeper = trio.lowlevel.current_task()
-        return trio.lowlevel.wait_task_rescheduled(self._forget_sleeper)  # noqa: ASYNC105
+            self.sleeper = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self.forget_sleeper)
 
     async def wait_for_parts(self) -> None:
         """As `wait`, for a message that is to come in parts, if it has not come whole.
@@ -138,7 +154,7 @@ class Inbox:
         await trio.lowlevel.checkpoint_if_cancelled()
         begun = self._driver.begin_parts()
         if begun is None:
-            self._sleeper = trio.lowlevel.current_task()
+            self.sleeper = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._forget_parts)
         else:
             self.admit(begun)
@@ -146,19 +162,20 @@ class Inbox:
 
     def peek(self) -> Message | Part | Deflated | None:
         """Return what `take` would, None where there is nothing."""
-        return self.items[0] if self.items else None
+        return _named(self.items[0]) if self.items else None
 
     def take(self) -> Message | Part | Deflated:
         """Return the first of what is unread, of which there must be some."""
-        item = self.items.popleft()
+        item = _named(self.items.popleft())
         self.octets -= item.size
-        if (
-            self._is_paused
-            and self.octets <= self._limits.receive_queue_octets // 2
-            and len(self.items) <= self._limits.receive_queue_messages // 2
-        ):
-            self._read_on()
+        if self.is_paused:
+            self.read_on_if_there_is_room()
         return item
+
+    def read_on_if_there_is_room(self) -> None:
+        """Read on once half of what reading stopped at has been taken."""
+        if self.octets <= self._most_octets // 2 and len(self.items) <= self._most_messages // 2:
+            self._read_on()
 
     def inflate(self, item: Message | Part | Deflated) -> Message:
         """Inflate a whole message that was taken.
@@ -193,10 +210,16 @@ class Inbox:
         self._driver.fail(error)
         self.clear()
 
-    def skip_message(self) -> None:
-        """Throw away the rest of the message that comes in parts, here and to come."""
+    def skip_message(self, *, is_all_taken: bool) -> None:
+        """Throw away the rest of the message that comes in parts, here and to come.
+
+        Args:
+            is_all_taken: its last item was taken, but has not been inflated to its end.
+        """
         if self._driver.deflate is not None:
             self._skip(None)
+        if is_all_taken:
+            return
         while self.items:
             item = self.take()
             self._skip(item)
@@ -210,15 +233,16 @@ class Inbox:
         self.octets = 0
         self._read_on()
 
-    # Inside.
-
-    def _forget_sleeper(self, _: object) -> trio.lowlevel.Abort:
-        self._sleeper = None
+    def forget_sleeper(self, _: object) -> trio.lowlevel.Abort:
+        """Let go of who waited: for `trio.lowlevel.wait_task_rescheduled`."""
+        self.sleeper = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+    # Inside.
 
     def _forget_parts(self, _: object) -> trio.lowlevel.Abort:
         # Here, not when the task runs again: a part may come in between.
-        self._sleeper = None
+        self.sleeper = None
         self._driver.end_parts()
         return trio.lowlevel.Abort.SUCCEEDED
 
@@ -238,11 +262,22 @@ class Inbox:
         except InflateError as error:
             self.fail(error)
 
+    def _stop_reading(self) -> None:
+        if not self.is_paused:
+            self.is_paused = True
+            self._driver.pause()
+
     def _read_on(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
+        if self.is_paused:
+            self.is_paused = False
             self._driver.resume()
 
 
 _SKIPPED = 65_536
 """Octets that are inflated at once where they are thrown away."""
+
+
+def _named(item: Any) -> Message | Part | Deflated:
+    """Return an item as what it is."""
+    named: Message | Part | Deflated = Message(*item) if type(item) is tuple else item
+    return named

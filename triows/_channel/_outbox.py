@@ -107,6 +107,19 @@ class Outbox:
 
     # Queueing, which does not wait.
 
+    def offer(self, opcode: int, payload: bytes | PreparedMessage) -> bool:
+        """Queue a whole message where nothing is in the way; returns False where something is.
+
+        What `must_wait` and `queue` do, for the case that is nearly every send's.
+        """
+        if self._line is not None or type(payload) is not bytes:
+            return False
+        if not self._driver.offer(opcode, payload, self._mark):
+            return False
+        self.sent += 1
+        self.sent_octets += len(payload)
+        return True
+
     def queue(self, opcode: int, payload: bytes | PreparedMessage) -> None:
         """Queue a whole message; raises what `Ending.check_sendable` does."""
         self._ending.check_sendable()

@@ -145,7 +145,7 @@ class IncomingMessage:
         """Throw away what was not received; for `WebSocket`."""
         self._is_left = True
         if not self.is_whole:
-            self._inbox.skip_message()
+            self._inbox.skip_message(is_all_taken=self._is_last)
             self._inbox.wake()
 
     async def _wait(self) -> None:

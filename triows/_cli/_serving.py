@@ -75,8 +75,8 @@ def add_command(commands: Any, name: str, make: MakeProgram, *, effect: str, wha
     )  # fmt: skip
     parser.add_argument(
         "--deflate", action=argparse.BooleanOptionalAction,
-        help="compress messages with clients that offer it (default: with the channel and batch "
-        "APIs)",
+        help="compress every message with clients that offer it, or none (default: with the "
+        "channel and batch APIs, those that are worth it)",
     )  # fmt: skip
     parser.add_argument("--certfile", help="PEM certificate chain: serve wss://")
     parser.add_argument("--keyfile", help="PEM private key, if it is not in CERTFILE")
@@ -121,7 +121,7 @@ async def _serve(args: argparse.Namespace, context: ssl.SSLContext | None) -> No
         limits = Limits(max_message=args.max_message)
         program = args.make()
         if args.api in REACTOR_APIS:
-            deflate = Deflate() if args.deflate else None
+            deflate = Deflate(threshold=0) if args.deflate else None
             reactor = program.make_reactor(
                 args.api, threads=args.threads, limits=limits, deflate=deflate
             )
@@ -134,10 +134,13 @@ async def _serve(args: argparse.Namespace, context: ssl.SSLContext | None) -> No
             host=args.host,
             ssl_context=context,
             limits=limits,
-            deflate=None if args.deflate is False else Deflate(),
+            deflate=_CHANNEL_DEFLATE[args.deflate],
             driver=args.driver,
             task_status=_Announcement("wss" if context else "ws"),
         )
+
+
+_CHANNEL_DEFLATE = {True: Deflate(threshold=0), None: Deflate(), False: None}
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ EMPTY: Final = b"\x00"
 FINAL: Final = b"\x03\x00"
 """An empty last block: it ends a stream that stands where a block may begin."""
 
-_LEVELS: Final = (0, 2, 3, 3, 4, 5, 7, 7, 8, 8)
+_LEVELS: Final = (0, 2, 3, 3, 4, 7, 7, 7, 8, 8)
 _LEAST_BITS: Final = 9
 _SPARE_MOST: Final = 4
 

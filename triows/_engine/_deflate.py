@@ -46,7 +46,7 @@ class Deflater:
         if self._takes_over:
             return contexts.finish(self._get_context(), message)
         compressed = contexts.compress_alone(self.recipe, message)
-        return compressed if len(compressed) < len(message) else None
+        return compressed if len(compressed) < len(message) or not self._threshold else None
 
     def compress_part(self, octets: bytes, *, is_last: bool) -> bytes:
         """Compress the next part of a message, so that the peer can inflate it at once."""

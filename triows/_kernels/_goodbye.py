@@ -14,8 +14,8 @@ from triows._kernels._faults import ENDINGS, GOING_AWAY, HANDLER_CLOSED, HANDLER
 from triows._kernels._libc import Octets
 from triows._kernels._outlet import adjust_interest, drop_queue
 from triows._kernels._registry import kernel
-from triows._kernels._replies import send_replies
-from triows._kernels._scan import CLOSE_OPCODE
+from triows._kernels._replies import say_masked, send_replies
+from triows._kernels._scan import CLOSE_OPCODE, EXPECT_MASK
 from triows._kernels._slots import BROKEN
 from triows._kernels._system import EPOLL_CTL_DEL, close, end_writing, release, watch
 
@@ -88,12 +88,13 @@ def fail(loop: Integers, row: Integers, region: Octets, code: int) -> int:
     a handler's CLOSE the peer's own is still awaited, perhaps in the same receive. Returns 0.
     """
     if row[s.PHASE] == s.OPEN:
-        size = _CLOSE_SIZES[-code]
-        for i in range(size):
-            region[loop[s.OUT_STOP] + i] = _CLOSE_FRAMES[-code, i]
-        loop[s.OUT_STOP] += size
-        loop[s.FRAMES_OUT] += 1
         row[s.CLOSE_SINCE] = loop[s.NOW]
+        if row[EXPECT_MASK]:  # a client has said it already: see `give_up`
+            size = _CLOSE_SIZES[-code]
+            for i in range(size):
+                region[loop[s.OUT_STOP] + i] = _CLOSE_FRAMES[-code, i]
+            loop[s.OUT_STOP] += size
+            loop[s.FRAMES_OUT] += 1
     row[s.ENDING] = code
     row[s.PHASE] = s.CLOSING if code in (GOING_AWAY, HANDLER_CLOSED) else s.FAILED
     if row[s.PHASE] == s.FAILED:
@@ -103,6 +104,24 @@ def fail(loop: Integers, row: Integers, region: Octets, code: int) -> int:
     elif row[s.PHASE] == s.FAILED:
         loop[s.FAILURES] += 1
     return 0
+
+
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64)", inner=True)
+def give_up(
+    loop: Integers, row: Integers, region: Octets, event: Words, slot: int, code: int
+) -> int:
+    """Do what `fail` does on either side: a client's Close is sent now, masked.
+
+    Returns 0 or BROKEN.
+    """
+    result = 0
+    if row[EXPECT_MASK] == 0 and row[s.PHASE] == s.OPEN:
+        size = _CLOSE_SIZES[-code] - 2
+        for i in range(size):
+            region[i] = _CLOSE_FRAMES[-code, 2 + i]
+        result = say_masked(loop, row, region, event, slot, CLOSE_OPCODE, 0, size)
+    fail(loop, row, region, code)
+    return result
 
 
 @kernel("int64(int64[::1], int64[:,::1], uint8[::1], int32[::1], int64, int64)", inner=True)
@@ -117,12 +136,12 @@ def settle(
     """
     row = slots[slot]
     if result < 0 and result != BROKEN:
-        fail(loop, row, region, result)
-        result = 0
+        result = give_up(loop, row, region, event, slot, result)
     if result == 0:
         result = send_replies(loop, row, region, event, slot)
     loop[s.OUT_START] = loop[s.OUT_STOP] = 0
-    is_done = row[s.PHASE] == s.CLOSED and row[s.QUEUE_SIZE] == 0
+    # A client waits for its server to drop the transport first (§7.1.1).
+    is_done = row[s.PHASE] == s.CLOSED and row[s.QUEUE_SIZE] == 0 and row[EXPECT_MASK]
     if result == BROKEN or is_done:
         return end(loop, slots, event, slot)
     if row[s.PHASE] == s.FAILED and row[s.QUEUE_SIZE] == 0:

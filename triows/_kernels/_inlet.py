@@ -33,6 +33,7 @@ from triows._kernels._scan import (
     ALLOWED_RSV,
     CLOSE_OPCODE,
     COMPRESSED,
+    EXPECT_MASK,
     FAULT,
     FRAME_END,
     IS_FULL,
@@ -232,7 +233,7 @@ def serve_octets(
     """Serve region[start:stop], what a connection received next; returns 0, BROKEN or an ending."""
     row = slots[slot]
     result = 0
-    if row[MESSAGE_OPCODE] == 0:
+    if row[MESSAGE_OPCODE] == 0 and row[EXPECT_MASK]:
         begin = start
         if loop[s.COLLECTS]:
             start = collect_plain(loop, row, region, slot, start, stop)
@@ -324,10 +325,10 @@ def receive_octets(
     row = slots[slot]
     begin = loop[s.RECEIVE_AT]
     carried = restore(row, region, begin)
-    size = s.COMPRESSED_SIZE if row[ALLOWED_RSV] else s.RECEIVE_SIZE
+    size = loop[s.COMPRESSED_MOST] if row[ALLOWED_RSV] else s.RECEIVE_SIZE
     count = receive(row[s.DESCRIPTOR], region, begin, size)
     judged = note_receive(loop, row, count)
-    if judged <= 0 or row[s.PHASE] == s.LINGERING or row[s.PHASE] == s.FAILED:
+    if judged <= 0 or row[s.PHASE] in (s.LINGERING, s.FAILED, s.CLOSED):
         return min(judged, 0)
     loop[s.RECEIVE_STOP] = stop = begin + count
     return serve_octets(loop, slots, region, table, event, slot, begin - carried, stop)

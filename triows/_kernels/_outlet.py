@@ -13,6 +13,7 @@ import numpy.typing as npt
 from triows._kernels._counts import count_error
 from triows._kernels._libc import Octets
 from triows._kernels._registry import kernel
+from triows._kernels._scan import EXPECT_MASK
 from triows._kernels._slots import (
     BROKEN,
     CLOSED,
@@ -73,7 +74,7 @@ def adjust_interest(loop: Integers, row: Integers, event: Words, slot: int) -> i
         or queued > loop[HIGH_WATER]
         or (queued > loop[LOW_WATER] and row[INTEREST] & EPOLLIN == 0)
     )
-    if not is_paused and row[PHASE] != CLOSED:
+    if not is_paused and (row[PHASE] != CLOSED or row[EXPECT_MASK] == 0):
         wanted |= EPOLLIN
     if wanted == row[INTEREST]:
         return 0

@@ -15,17 +15,18 @@ import numpy.typing as npt
 from triows._kernels import _slots as s
 from triows._kernels._fanout import fan_out_batches, fan_out_unsent, make_dirty, publish
 from triows._kernels._faults import HANDLER_CLOSED, HANDLER_FAILED, SLOW_PEER
-from triows._kernels._goodbye import drop_message, end, fail, settle
+from triows._kernels._goodbye import drop_message, end, fail, give_up, settle
 from triows._kernels._handler import CLOSE, DISCARD, ECHO
 from triows._kernels._headers import write_header
 from triows._kernels._libc import Octets
-from triows._kernels._outlet import adjust_interest, emit, enqueue, flush
+from triows._kernels._masking import mask
+from triows._kernels._outlet import adjust_interest, emit, enqueue, flush, note_failure
 from triows._kernels._registry import kernel
-from triows._kernels._replies import place, reply_header
+from triows._kernels._replies import place, reply_header, say_masked
 from triows._kernels._rows import add_row
-from triows._kernels._scan import CLOSE_OPCODE
+from triows._kernels._scan import CLOSE_OPCODE, EXPECT_MASK
 from triows._kernels._slots import BROKEN
-from triows._kernels._system import EPOLLOUT, block, release
+from triows._kernels._system import EPOLLOUT, block, random_key, release
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Words: TypeAlias = npt.NDArray[np.int32]
@@ -101,6 +102,32 @@ def drop_slot(loop: Integers, slots: Integers, event: Words, slot: int, current:
     return end(loop, slots, event, slot)
 
 
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64[::1])", inner=True)
+def frame_send(loop: Integers, row: Integers, arena: Octets, event: Words, found: Integers) -> int:
+    """Make a frame of a send, in the arena (RFC 6455 §5.2); returns where it starts, or BROKEN."""
+    opcode = found[s.SEND_OPCODE] & 0xF
+    fin = 0 if found[s.SEND_OPCODE] & s.UNFINISHED else _FIN
+    size = found[s.SEND_SIZE]
+    start: Any = found[s.SEND_START] - reply_header(size)
+    key: Any = np.int64(-1)
+    if row[EXPECT_MASK] == 0:
+        key = random_key(event)
+        if key < 0:
+            return note_failure(loop, key)
+        start -= 4
+        mask(arena, found[s.SEND_START], found[s.SEND_START] + size, key, 0)
+    first = fin | found[s.SEND_OPCODE] & s.COMPRESSED | opcode
+    write_header(arena, start, first, size, key)
+    loop[s.FRAMES_OUT] += 1
+    if opcode == CLOSE_OPCODE:
+        row[s.PHASE] = s.CLOSING
+        row[s.CLOSE_SINCE] = loop[s.NOW]
+    elif opcode < CLOSE_OPCODE and fin:
+        loop[s.MESSAGES_OUT] += 1
+        loop[s.OCTETS_OUT] += size
+    return start
+
+
 @kernel(f"int64({_REPLAY}, int64[::1], int64)", inner=True)
 def replay_send(
     loop: Integers, slots: Integers, region: Octets, event: Words, found: Integers, current: int
@@ -120,20 +147,10 @@ def replay_send(
         loop[s.FAILURES] += 1
         return drop_slot(loop, slots, event, slot, current)
     arena = block(loop[s.ARENA], loop[s.ARENA_SIZE])
-    opcode = found[s.SEND_OPCODE] & 0xF
-    fin = 0 if found[s.SEND_OPCODE] & s.UNFINISHED else _FIN
-    size = found[s.SEND_SIZE]
-    start = found[s.SEND_START] - reply_header(size)
-    stop = found[s.SEND_START] + size
-    first = fin | found[s.SEND_OPCODE] & s.COMPRESSED | opcode
-    write_header(arena, start, first, size, -1)
-    loop[s.FRAMES_OUT] += 1
-    if opcode == CLOSE_OPCODE:
-        row[s.PHASE] = s.CLOSING
-        row[s.CLOSE_SINCE] = loop[s.NOW]
-    elif opcode < CLOSE_OPCODE and fin:
-        loop[s.MESSAGES_OUT] += 1
-        loop[s.OCTETS_OUT] += size
+    start = frame_send(loop, row, arena, event, found)
+    if start < 0:
+        return drop_slot(loop, slots, event, slot, current)
+    stop = found[s.SEND_START] + found[s.SEND_SIZE]
     result = 0
     if slot != current:
         result = enqueue(loop, row, arena, start, stop - start)
@@ -174,15 +191,38 @@ def echo(
     return drop_slot(loop, slots, event, slot, slot) if result < 0 else 0
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int64[::1])", inner=True)
-def part(loop: Integers, row: Integers, region: Octets, found: Integers) -> int:
-    """Answer the peer's Close, unless it is an answer itself (RFC 6455 §5.5.1); returns 0."""
+@kernel(
+    "int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64, int64[::1])", inner=True
+)
+def answer_control(
+    loop: Integers,
+    row: Integers,
+    region: Octets,
+    event: Words,
+    slot: int,
+    opcode: int,
+    found: Integers,
+) -> int:
+    """Send a row's payload back in a control frame (RFC 6455 §5.5); returns 0 or BROKEN."""
+    start = found[s.FIELD_START]
+    size = found[s.FIELD_SIZE]
+    if row[EXPECT_MASK]:
+        return place(loop, region, opcode, start, size)
+    return say_masked(loop, row, region, event, slot, opcode, start, size)
+
+
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64[::1])", inner=True)
+def part(
+    loop: Integers, row: Integers, region: Octets, event: Words, slot: int, found: Integers
+) -> int:
+    """Answer the peer's Close, unless it is an answer itself (§5.5.1); returns 0 or BROKEN."""
+    result = 0
     if row[s.PHASE] == s.OPEN:
-        place(loop, region, CLOSE_OPCODE, found[s.FIELD_START], found[s.FIELD_SIZE])
+        result = answer_control(loop, row, region, event, slot, CLOSE_OPCODE, found)
         row[s.CLOSE_SINCE] = loop[s.NOW]
     drop_message(loop, row)
     row[s.PHASE] = s.CLOSED
-    return 0
+    return result
 
 
 @kernel("int64(int64[::1], int64[::1], uint8[::1], int64[::1])", inner=True)
@@ -207,21 +247,22 @@ def replay_row(
         return 0
     if loop[s.PENDING_STOP] > 0 and hold_back(loop, row) < 0:
         return drop_slot(loop, slots, event, slot, slot)
+    result = 0
     if answer == s.CLOSED_BY_PEER:
-        return part(loop, row, region, found)
-    if answer == s.ENDED:
-        return fail(loop, row, region, found[s.FIELD_OPCODE])
-    if row[s.PHASE] != s.OPEN:
+        result = part(loop, row, region, event, slot, found)
+    elif answer == s.ENDED:
+        result = give_up(loop, row, region, event, slot, found[s.FIELD_OPCODE])
+    elif row[s.PHASE] != s.OPEN:
         return 0
-    if answer == s.PONG:
-        place(loop, region, _PONG, found[s.FIELD_START], found[s.FIELD_SIZE])
+    elif answer == s.PONG:
+        result = answer_control(loop, row, region, event, slot, _PONG, found)
     elif answer == ECHO:
         echo(loop, slots, region, event, found, slot)
     elif answer > s.FAILING:
         fail(loop, row, region, s.FAILING - answer)
     elif answer != s.PUBLISH or give_out(loop, row, region, found) < 0:
         fail(loop, row, region, HANDLER_CLOSED if answer == CLOSE else HANDLER_FAILED)
-    return 0
+    return drop_slot(loop, slots, event, slot, slot) if result < 0 else 0
 
 
 @kernel(f"int64({_REPLAY}, int64, int64)", inner=True)

@@ -42,7 +42,12 @@ BOUND: Final = STATE_SIZE + 23  # 1 + the topic that a compiled handler publishe
 MEMBERSHIPS: Final = STATE_SIZE + 24  # topics that it is a member of
 SLOW: Final = STATE_SIZE + 25  # those of them that have something waiting for it in Python
 NEXT_THIRSTY: Final = STATE_SIZE + 26  # as THIRSTY, which it follows; 0 if it is not in that list
-SLOT_SIZE: Final = STATE_SIZE + 27
+# Its own copies of the loop's settings, in ns.
+PING_AFTER: Final = STATE_SIZE + 27
+GIVE_UP_AFTER: Final = STATE_SIZE + 28  # after PING_AFTER
+FINISH_MESSAGE_IN: Final = STATE_SIZE + 29
+FINISH_CLOSE_IN: Final = STATE_SIZE + 30
+SLOT_SIZE: Final = STATE_SIZE + 31
 
 # What a connection may want.
 ROOM: Final = 1  # a row when octets have left its queue
@@ -131,10 +136,11 @@ UNSENT_OCTETS: Final = 196  # of all of them
 HAS_NEWS: Final = 197  # whether Python has members, or what was published, to look after
 THIRSTY: Final = 198  # 1 + the last slot whose queue is empty and that Python has more for, or -1
 BATCH_COUNT: Final = 199  # batches that Python has published
-REGISTERS: Final = 200
+COMPRESSED_MOST: Final = 200  # octets of one receive from a peer that may compress
+REGISTERS: Final = 201
 
 # Then those batches, int64 (BATCH_FIELDS,) each, which Python writes.
-BATCHES: Final = 200
+BATCHES: Final = 201
 BATCH_FIELDS: Final = 3
 BATCH_TOPIC: Final = 0
 BATCH_ADDRESS: Final = 1
@@ -191,9 +197,9 @@ HEADROOM: Final = 160
 RECEIVE_SIZE: Final = 65_536
 """Octets of one receive."""
 
-COMPRESSED_SIZE: Final = 4_096
-"""Octets of one receive from a peer that may compress: what Python has to inflate of it in one
-turn is no more than a thousand times as much."""
+INFLATED_SIZE: Final = 4_096
+"""Octets of one receive from a peer that may compress, of a loop that inflates as it goes: what
+there is to inflate of it in one turn is a thousand times as much at the most."""
 
 SCRATCH: Final = 256
 """Octets behind the headroom that a loop that collects receives nothing into."""

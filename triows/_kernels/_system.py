@@ -90,6 +90,7 @@ _syscall = _foreign("syscall", _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, 
 _epoll_ctl = _foreign("epoll_ctl", _INT, _INT, _INT, _INT, _ADDRESS)
 _close = _foreign("close", _INT, _INT)
 _shutdown = _foreign("shutdown", _INT, _INT, _INT)
+_getrandom = _foreign("getrandom", _SIZE, _ADDRESS, _SIZE, _INT)
 _clock_gettime = _foreign("clock_gettime", _INT, _INT, _ADDRESS)
 _realloc = _foreign("realloc", _ADDRESS, _ADDRESS, _SIZE)
 _free = _foreign("free", _NOTHING, _ADDRESS)
@@ -231,6 +232,23 @@ def close(descriptor: int) -> int:
 def end_writing(descriptor: int) -> int:
     """Send a FIN behind what was sent (shutdown(2)); returns 0 or a negative errno."""
     return outcome(_shutdown(descriptor, _SHUT_WR))
+
+
+@kernel("int64(int32[::1])", inner=True)
+def random_key(event: Words) -> int:
+    """Draw a mask key, 0..2**32 - 1, from the system's generator (RFC 6455 §5.3, §10.3).
+
+    One call for each key: processes that share an ancestor share none of them.
+
+    event  int32 (EVENT_WORDS,): room for the call
+
+    Returns the key or a negative errno.
+    """
+    count = outcome(_getrandom(np.int64(event.ctypes.data), 4, 0))
+    if count < 0:
+        return count
+    key: Any = np.int64(event[0]) & 0xFFFF_FFFF
+    return key
 
 
 @kernel("int64(int64[::1])", inline=True)

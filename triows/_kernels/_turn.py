@@ -26,7 +26,7 @@ from triows._kernels._libc import Octets, borrow
 from triows._kernels._outlet import adjust_interest, flush
 from triows._kernels._registry import kernel
 from triows._kernels._replay import finish_socket, hand_out, hold_replies_back, replay_all
-from triows._kernels._replies import send_replies
+from triows._kernels._replies import say_masked, send_replies
 from triows._kernels._rows import add_row, has_room, start_socket
 from triows._kernels._scan import EXPECT_MASK, MAX_FRAGMENTS, MAX_MESSAGE, REMAINING
 from triows._kernels._slots import BROKEN, LOOP
@@ -90,6 +90,10 @@ def add_connection(
     row[s.HEARD] = loop[s.NOW] = now(clock)  # the last turn may be long ago
     row[s.NEXT_FREE] = next_free
     row[s.SESSION] = session
+    row[s.PING_AFTER] = loop[s.PING_INTERVAL]
+    row[s.GIVE_UP_AFTER] = loop[s.PING_TIMEOUT]
+    row[s.FINISH_MESSAGE_IN] = loop[s.MESSAGE_TIMEOUT]
+    row[s.FINISH_CLOSE_IN] = loop[s.CLOSE_TIMEOUT]
     result = watch(loop[s.EPOLL], EPOLL_CTL_ADD, descriptor, EPOLLIN, slot, generation, event)
     if result < 0:
         row[s.PHASE] = s.FREE
@@ -220,17 +224,20 @@ def check_deadlines(
     time = loop[s.NOW]
     result = 0
     if row[s.PHASE] != s.OPEN:
-        if time - row[s.CLOSE_SINCE] >= loop[s.CLOSE_TIMEOUT]:
+        if time - row[s.CLOSE_SINCE] >= row[s.FINISH_CLOSE_IN]:
             result = BROKEN
     elif row[s.IS_PAUSED]:
         return 0
-    elif row[s.MESSAGE_SINCE] != 0 and time - row[s.MESSAGE_SINCE] >= loop[s.MESSAGE_TIMEOUT]:
+    elif row[s.MESSAGE_SINCE] != 0 and time - row[s.MESSAGE_SINCE] >= row[s.FINISH_MESSAGE_IN]:
         result = SLOW_MESSAGE
     elif row[s.IS_PINGING]:
-        if time - row[s.HEARD] >= loop[s.PING_INTERVAL] + loop[s.PING_TIMEOUT]:
+        if time - row[s.HEARD] >= row[s.PING_AFTER] + row[s.GIVE_UP_AFTER]:
             result = BROKEN
-    elif time - row[s.HEARD] >= loop[s.PING_INTERVAL]:
+    elif time - row[s.HEARD] >= row[s.PING_AFTER]:
         row[s.IS_PINGING] = 1
+        if row[EXPECT_MASK] == 0:
+            result = say_masked(loop, row, region, event, slot, _PING, 0, 0)
+            return settle(loop, slots, region, event, slot, result)
         region[s.HEADROOM] = _FIN | _PING
         region[s.HEADROOM + 1] = 0
         loop[s.OUT_START] = s.HEADROOM

@@ -16,6 +16,10 @@ changes no payload that is still to be handled. A turn's callbacks may take long
 the budget: the rest of the rows wait, while others run, and no further turn is taken
 before they are done.
 
+**What came compressed** is inflated when its row's turn comes, into memory of its own, and
+what is sent is compressed at once, in the order in which it is sent. Of a peer that may
+compress little is received at a time, and the clock is looked at after each message.
+
 **The end of a connection.** The kernel lists the slots that have ended, and gives none
 of them to another connection before this module has taken note. ``on_close`` comes with
 the peer's Close, in order with its messages, or else with the slot's end.
@@ -28,7 +32,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import trio
@@ -36,6 +40,7 @@ import trio
 from triows import _kernels as kernels
 from triows._engine import (
     Deflated,
+    Failed,
     InflateError,
     PerMessageDeflate,
     PreparedMessage,
@@ -45,10 +50,14 @@ from triows._engine._base import parse_close
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
 from triows._reactor._blocks import Block, octets_at
-from triows._reactor._handlers import CLOSED, CLOSING, FAILED, OPEN, Connection, Handler
+from triows._reactor._handlers import CLOSED, CLOSING, FAILED, OPEN, PROMOTED, Connection, Handler
 from triows._reactor._loop import BUDGET, LAST, Loop, Octets, Sendable, plain
+from triows._reactor._moving import Moved, Promote, take_out
 from triows._reactor._topics import Home, Seat
 from triows._spec import CloseCode, Opcode
+
+if TYPE_CHECKING:
+    from triows._reactor._channels import Session
 
 LOOK_EVERY: Final = 32
 """Callbacks between looks at the clock."""
@@ -83,6 +92,9 @@ class Callbacks(Protocol):
     ) -> Callable[[], None] | None:
         """Make a connection a member of a channel's topic; returns what lets it go."""
 
+    def promote(self, conn: Connection) -> Any:
+        """See `Connection.promote`."""
+
 
 class CallbackLoop(Loop):
     """A loop that calls a Python handler.
@@ -92,6 +104,7 @@ class CallbackLoop(Loop):
         report: told of what callbacks raise.
         compiled: the address of a compiled handler that is asked first; 0 for none.
         debug: whether payloads are copies that are overwritten after their callbacks.
+        promote: makes the WebSocket that a connection becomes, if that is possible.
         limits, keepalive: as in `Loop`.
     """
 
@@ -104,8 +117,13 @@ class CallbackLoop(Loop):
         *,
         compiled: int = 0,
         debug: bool = False,
+        promote: Promote | None = None,
     ) -> None:
         super().__init__(compiled, limits, keepalive, collects=True)
+        self._words[s.COMPRESSED_MOST] = s.INFLATED_SIZE
+        self._promote = promote
+        self._heirs: dict[int, Session] = {}
+        self._leaving: list[tuple[Connection, Callable[[Moved], None]]] = []
         self._handler = handler
         self._report = report
         self._is_debugging = debug
@@ -179,6 +197,44 @@ class CallbackLoop(Loop):
             self.send(conn, message, message.opcode)
         member = self.fan.join(stage, conn._slot, conn._id, seat, publishes=publishes)
         return partial(self.fan.leave, member)
+
+    def promote(self, conn: Connection) -> Any:
+        """See `Connection.promote`."""
+        assert self._promote is not None
+        ws, heir = self._promote(conn)
+        self._heirs[conn._id] = heir
+        conn._phase = PROMOTED
+        self.release(conn, heir.move)
+        return ws
+
+    def release(self, conn: Connection, take: Callable[[Moved], None]) -> None:
+        """Take a connection out of the loop once all that came is handled, and what was sent gone.
+
+        Args:
+            conn: it.
+            take: called with what was taken out, unless the connection has ended before.
+        """
+        self._leaving.append((conn, take))
+        if not self._is_turning and self._rows is None:
+            self._finish_batch()
+
+    def find(self, slot: int, session: int) -> Connection | None:
+        """Return the connection of a session if it is in a slot."""
+        conn: Connection | None = self._connections[slot]
+        return conn if conn is not None and conn._id == session else None
+
+    def _release_leaving(self) -> None:
+        """Let those go that are to be released; there are no rows of theirs, and no sends."""
+        leaving, self._leaving = self._leaving, []
+        for conn, take in leaving:
+            if self.is_session(conn._slot, conn._id):
+                moved = take_out(self, conn._slot, conn._deflate)
+                self._release_slot(conn._slot)
+                self._connections[conn._slot] = None
+                self._heirs.pop(conn._id, None)
+                if self._sessions is not None:
+                    self._sessions.pop(conn._id, None)
+                take(moved)
 
     def cut_off(self, slot: int) -> None:
         """See `Loop.cut_off`."""
@@ -260,7 +316,7 @@ class CallbackLoop(Loop):
                     self.fan.attend()
             if self._rows is not None:
                 self._call_back(BUDGET)
-            if self._words[s.GONE] >= 0 or self._newcomers:
+            if self._words[s.GONE] >= 0 or self._newcomers or self._leaving:
                 self._after_callbacks()
             return served
         finally:
@@ -271,9 +327,12 @@ class CallbackLoop(Loop):
         if self._rows is not None:
             return
         self._replay()  # a row knows its connection by the slot alone
-        while self._newcomers or self._gone or self._words[s.GONE] >= 0:
+        while self._newcomers or self._gone or self._leaving or self._words[s.GONE] >= 0:
             self._greet()
             self._reap()
+            if self._leaving:
+                self._replay()  # a greeting may have been sent
+                self._release_leaving()
 
     def settle(self) -> None:
         """See `Loop.settle`; calls the ``on_close`` that come of it."""
@@ -382,6 +441,8 @@ class CallbackLoop(Loop):
         else:
             payload = self._octets[start : start + size]
         if conn._phase != OPEN:
+            if conn._id in self._heirs:
+                self._heirs[conn._id].inherit(opcode, payload)
             return
         on_frame = self._handler.on_frame
         if not self._is_debugging:
@@ -419,9 +480,13 @@ class CallbackLoop(Loop):
         self._current = conn
         self._answer = 0
         try:
-            if conn._phase == OPEN and conn._deflate is not None:
+            heir = self._heirs.get(conn._id)
+            if (conn._phase == OPEN or heir is not None) and conn._deflate is not None:
                 deflated = Deflated(bytes(octets), opcode)
                 payload = bytearray(conn._deflate.inflater.octets(deflated))
+                if heir is not None:
+                    heir.inherit(opcode, memoryview(payload))
+                    return
                 self._inflated = (payload, opcode)
                 self._ask(conn, payload, opcode)
                 if self._answer == kernels.ECHO:
@@ -477,9 +542,14 @@ class CallbackLoop(Loop):
             conn._phase = max(conn._phase, CLOSING)
         elif asked in (s.ENDED, s.FAILED_IN_PYTHON):
             conn._phase = max(conn._phase, FAILED)
+            if asked == s.ENDED and conn._id in self._heirs:
+                self._heirs[conn._id].learn(Failed(*END_OF[opcode]))
         elif asked == s.CLOSED_BY_PEER and conn._phase != FAILED:
             closed = parse_close(bytes(self._octets[start : start + size]))
-            self._close(conn, closed.code, closed.reason)
+            if conn._id in self._heirs:
+                self._heirs[conn._id].learn(closed)
+            else:
+                self._close(conn, closed.code, closed.reason)
         if conn._phase != OPEN:
             self.fan.forget(slot)
         return False
@@ -496,6 +566,10 @@ class CallbackLoop(Loop):
             return
         conn._phase = CLOSED
         self._current = None
+        heir = self._heirs.pop(conn._id, None)
+        if heir is not None:
+            heir.conclude(code, reason)
+            return
         try:
             call_handler(self._handler.on_close, conn, code, reason)
         except Exception as error:  # noqa: BLE001 - the connection has ended anyway

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
+import attrs
 import trio
 
 from triows import _kernels as kernels
@@ -43,11 +44,12 @@ from triows._nursery import unwrapped_nursery
 from triows._options import KeepAlive, Limits
 from triows._reactor._blocks import Block
 from triows._reactor._callbacks import END_OF
-from triows._reactor._loop import Loop, Octets
+from triows._reactor._loop import Loop, Octets, nanoseconds
+from triows._reactor._moving import Moved, discard, put_in
 from triows._reactor._outbox import Outbox
 from triows._reactor._topics import Seat, Stage
 from triows._reactor._worker import LINGER, InlineDriver
-from triows._spec import MAX_CONTROL_PAYLOAD, Opcode
+from triows._spec import MAX_CONTROL_PAYLOAD, CloseCode, Opcode
 
 _WANTS: Final = s.ROOM | s.PONGS | s.ENDINGS
 _NEVER: Final = 2**62
@@ -84,6 +86,8 @@ class ChannelLoop(Loop):
         while len(self._sessions_by_slot) <= slot:
             self._sessions_by_slot.append(None)
         self._sessions_by_slot[slot] = session
+        if session.terms is not None:
+            session.terms.impose(self._slots[slot])
         self._slot_words[s.SLOT_SIZE * slot + s.WANTS] = _WANTS
         return slot
 
@@ -95,6 +99,11 @@ class ChannelLoop(Loop):
                 self._serve_rows()
                 self._replay()
             self._reap()
+
+    def note_masked_send(self, slot: int, session: int, payload: Octets, opcode: int) -> None:
+        """Note a client's message, before whose payload there has to be room for a mask too."""
+        self._arena += _MASK_GAP
+        self._note_send(slot, session, payload, opcode)
 
     def word(self, slot: int, column: int) -> int:
         """Return a word of a slot."""
@@ -201,13 +210,13 @@ class ChannelLoop(Loop):
                     session.take_deflated(opcode, payload, events)
                 else:
                     session.note(asked, opcode, octets[start : start + size], events)
-            elif handle or session._is_special:
+            elif handle or events or session._is_special:
                 payload = Block(handle, start, size).view() if handle else octets[start:][:size]
                 session.take(opcode, payload, events)
             elif opcode == 1:
-                events.append(Message(str(octets[start : start + size], "utf-8"), size))
+                session.take_message(str(octets[start : start + size], "utf-8"), size)
             else:
-                events.append(Message(bytes(octets[start : start + size]), size))
+                session.take_message(bytes(octets[start : start + size]), size)
         if events:
             session.deliver(events)
         # The answers are zero, which is DISCARD: no one has ever written others.
@@ -227,6 +236,26 @@ class ChannelLoop(Loop):
             slot = following
 
 
+@attrs.frozen(kw_only=True)
+class Terms:
+    """What holds for one connection, where not all of a loop are alike."""
+
+    is_client: bool
+    """Whether this side is: it masks, and waits for its peer to drop the transport."""
+    limits: Limits
+    keepalive: KeepAlive
+
+    def impose(self, row: Any) -> None:
+        """Write it into the connection's slot, before anything is received."""
+        row[kernels.EXPECT_MASK] = not self.is_client
+        row[kernels.MAX_MESSAGE] = self.limits.max_message
+        row[kernels.MAX_FRAGMENTS] = self.limits.max_fragments
+        row[s.PING_AFTER] = nanoseconds(self.keepalive.interval)
+        row[s.GIVE_UP_AFTER] = nanoseconds(self.keepalive.timeout)
+        row[s.FINISH_MESSAGE_IN] = nanoseconds(self.limits.message_timeout)
+        row[s.FINISH_CLOSE_IN] = nanoseconds(self.limits.close_timeout)
+
+
 class Session:
     """A connection of a `ChannelLoop`, as its channel sees it: a `triows._driver.Driver`.
 
@@ -235,6 +264,8 @@ class Session:
         descriptor: of the socket, past the opening handshake; owned from now on.
         sink: takes the events.
         deflate: what messages are compressed with, if that was agreed on.
+        terms: its own; by default it is a server's end, on those of the loop.
+        on_end: called when it has ended and the sink knows.
     """
 
     __slots__ = (
@@ -247,16 +278,22 @@ class Session:
         "_has_closed",
         "_held",
         "_is_cut",
+        "_is_paused",
         "_is_special",
         "_is_within",
         "_loop",
+        "_note",
         "_noted",
+        "_on_end",
+        "_queue_size",
         "_sink",
         "_slot",
         "deflate",
         "number",
         "on_enter",
         "outcome",
+        "take_message",
+        "terms",
     )
 
     def __init__(
@@ -265,15 +302,25 @@ class Session:
         descriptor: int,
         sink: Sink,
         deflate: PerMessageDeflate | None = None,
+        *,
+        terms: Terms | None = None,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
         self._loop = loop
+        self._on_end = on_end
+        self.terms = terms
+        is_client = terms is not None and terms.is_client
+        self._note = loop.note_masked_send if is_client else loop._note_send
         self._descriptor = descriptor
         self._sink = sink
+        self.take_message: Any = None
+        """Gives the channel a message, where nothing else is to be given before; for the loop."""
         self._slot = -1
+        self._queue_size = 0  # where the loop keeps it
         self._early: list[tuple[Octets, int]] | None = []
         self._epoch = self._noted = 0
         self._gives_parts = self._has_closed = self._is_special = self._is_within = False
-        self._is_cut = self._compresses_parts = False
+        self._is_cut = self._is_paused = self._compresses_parts = False
         self.deflate = deflate
         self._deflater = None if deflate is None else deflate.deflater
         self._held: list[bytes] = []
@@ -300,7 +347,7 @@ class Session:
             return self._noted
         loop = self._loop
         noted = self._noted if self._epoch == loop.epoch else 0
-        return loop._slot_words[s.SLOT_SIZE * self._slot + s.QUEUE_SIZE] + noted
+        return loop._slot_words[self._queue_size] + noted
 
     # What goes out.
 
@@ -319,9 +366,32 @@ class Session:
             self._noted = 0
         self._noted += len(payload) + _HEADER
         if self._early is None:
-            loop._note_send(self._slot, self.number, payload, opcode)
+            self._note(self._slot, self.number, payload, opcode)
         else:
             self._early.append((payload, opcode))
+
+    def offer(self, opcode: int, payload: Octets, mark: int) -> bool:
+        """Queue a message if that needs no waiting: `is_open`, `unsent` and `send` in one."""
+        if self.outcome is not None or self._has_closed:
+            return False
+        if self._early is not None or self._deflater is not None:
+            if self.unsent >= mark:
+                return False
+            self.send(opcode, payload)
+            return True
+        loop = self._loop
+        queued = loop._slot_words[self._queue_size]
+        if self._epoch == loop.epoch:
+            if queued + self._noted >= mark:
+                return False
+            self._noted += len(payload) + _HEADER
+        else:
+            if queued >= mark:
+                return False
+            self._epoch = loop.epoch
+            self._noted = len(payload) + _HEADER
+        self._note(self._slot, self.number, payload, opcode)
+        return True
 
     def send_prepared(self, message: PreparedMessage) -> None:
         """Queue a message that goes to others too."""
@@ -370,6 +440,11 @@ class Session:
         if self._deflater is not None:
             self._deflater.discard()
 
+    @property
+    def may_join(self) -> bool:
+        """Whether `join` is possible, now or later: a client masks for its server alone."""
+        return self.terms is None or not self.terms.is_client
+
     def join(
         self, stage: Stage, seat: Seat, greeting: Iterable[PreparedMessage]
     ) -> Callable[[], None] | None:
@@ -383,7 +458,7 @@ class Session:
         Returns:
             What lets it go.
         """
-        if self._slot < 0:
+        if self._slot < 0 or not self.may_join:
             return None
         fan = self._loop.fan
         for message in greeting:
@@ -401,7 +476,7 @@ class Session:
 
     def abort(self, why: str) -> None:
         """Drop the transport without further ado."""
-        self._is_cut = True
+        self._is_cut = self._is_special = True
         if self.outcome is None:
             self.outcome = Lost(why)
             self._sink.deliver((self.outcome,))
@@ -412,11 +487,13 @@ class Session:
 
     def pause(self) -> None:
         """Stop reading; the peer will be held back by TCP."""
+        self._is_paused = True
         if self._slot >= 0:
             self._loop.pause(self._slot, 1)
 
     def resume(self) -> None:
         """Read again."""
+        self._is_paused = False
         if self._slot >= 0:
             self._loop.pause(self._slot, 0)
 
@@ -435,7 +512,8 @@ class Session:
 
     def end_parts(self) -> None:
         """Deliver the next message whole, after all."""
-        self._gives_parts = self._is_special = False
+        self._gives_parts = False
+        self._is_special = self._is_cut
         if self._slot >= 0:
             self._loop.want(self._slot, 0)
 
@@ -470,7 +548,7 @@ class Session:
         else:
             octets = b"".join((*self._held, octets))
             self._held.clear()
-            self._is_special = False
+            self._is_special = self._is_cut
             payload_: str | bytes = str(octets, "utf-8") if kind == Opcode.TEXT else octets
             events.append(Message(payload_, len(octets)))
 
@@ -499,10 +577,72 @@ class Session:
         self._slot = -1
         if self.outcome is None:
             failure = END_OF.get(ending)
-            self.outcome = Failed(*failure) if failure else Lost("the transport ended")
-            self._sink.deliver((self.outcome,))
+            self.learn(Failed(*failure) if failure else Lost("the transport ended"))
         self._sink.make_room()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
         self._sink.end()
+        if self._on_end is not None:
+            self._on_end()
+
+    # Before it has come here from another loop.
+
+    def inherit(self, opcode: int, payload: memoryview) -> None:
+        """Take a message that the other loop had received already."""
+        events: list[Event] = []
+        self.take(opcode, payload, events)
+        self.deliver(events)
+
+    def learn(self, outcome: Closed | Failed | Lost) -> None:
+        """Take note of what ends the connection there."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self._sink.deliver((outcome,))
+
+    def conclude(self, code: int, reason: str) -> None:
+        """Take note that the connection has ended there; the arguments are `Handler.on_close`'s."""
+        is_lost = code == CloseCode.ABNORMAL
+        self.learn(Lost("the transport ended") if is_lost else Closed(code, reason))
+        self._sink.make_room()
+        self._tell_end()
+
+    def move(self, moved: Moved) -> None:
+        """Go on here, with all that the connection had there."""
+        self.deflate = moved.deflate
+        self._deflater = None if moved.deflate is None else moved.deflate.deflater
+        self._descriptor = int(moved.row[s.DESCRIPTOR])
+        is_over = self.outcome is not None
+        if not self._take_place(moved):
+            self._tell_end()
+        elif is_over:
+            self._loop.drop(self._slot)
+        else:
+            self._sink.make_room()
+
+    def _take_place(self, moved: Moved) -> bool:
+        early, self._early = self._early, None
+        self._epoch = self._noted = 0
+        self.take_message = self._sink.take_message
+        try:
+            self._slot = self._loop.enter(self._descriptor, self)
+        except OSError as error:
+            discard(moved)
+            self._lose(error)
+            return False
+        self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
+        put_in(self._loop, self._slot, moved)
+        self._loop.want(self._slot, s.PARTS if self._gives_parts else 0)
+        self._loop.pause(self._slot, self._is_paused)
+        for payload, opcode in early or ():
+            whole = opcode in (Opcode.TEXT, Opcode.BINARY)
+            self.send(opcode, payload) if whole else self._send(opcode, payload)
+        for call in self.on_enter:
+            call()
+        return True
+
+    def _lose(self, error: OSError) -> None:
+        self.learn(Lost(f"the connection could not be watched: {error.strerror}"))
 
     # The life of the connection.
 
@@ -511,7 +651,7 @@ class Session:
         if self._enter(leftover):
             self._sink.make_room()
         else:
-            self._sink.end()
+            self._tell_end()
         return True
 
     async def run(self, leftover: bytes) -> None:
@@ -522,17 +662,18 @@ class Session:
     def _enter(self, leftover: bytes) -> bool:
         """Give the socket to the loop; returns whether it is there."""
         early, self._early = self._early, None
+        self.take_message = self._sink.take_message
         if self.outcome is not None:
             os.close(self._descriptor)
             return False
         try:
             self._slot = self._loop.enter(self._descriptor, self)
         except OSError as error:
-            self.outcome = Lost(f"the connection could not be watched: {error.strerror}")
-            self._sink.deliver((self.outcome,))
+            self._lose(error)
             return False
+        self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
         for payload, opcode in early or ():
-            self._loop._note_send(self._slot, self.number, payload, opcode)
+            self._note(self._slot, self.number, payload, opcode)
         for call in self.on_enter:
             call()
         if leftover:
@@ -541,6 +682,7 @@ class Session:
 
 
 _HEADER: Final = 4
+_MASK_GAP: Final = bytes(4)
 
 
 class ChannelDriver(InlineDriver):

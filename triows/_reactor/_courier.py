@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -30,11 +30,15 @@ from triows._reactor._callbacks import (
     Report,
     call_handler,
 )
-from triows._reactor._handlers import CLOSED, OPEN, Connection, Handler
+from triows._reactor._handlers import CLOSED, OPEN, PROMOTED, Connection, Handler
 from triows._reactor._loop import BUDGET, Sendable
+from triows._reactor._moving import Moved, Promote
 from triows._reactor._outbox import OVERHEAD, Outbox
 from triows._reactor._topics import Home, Seat
 from triows._reactor._worker import ThreadDriver
+
+if TYPE_CHECKING:
+    from triows._reactor._channels import Session
 
 UNDELIVERED: Final = 2**22
 """Octets of messages not yet handled at which a loop waits for its handler."""
@@ -74,6 +78,7 @@ class CourierDriver(ThreadDriver):
         report: told of what callbacks raise.
         grace, outbox: as in `Driver`.
         debug: whether payloads are overwritten after their callbacks.
+        promote: as in `CallbackLoop`.
     """
 
     def __init__(
@@ -85,9 +90,13 @@ class CourierDriver(ThreadDriver):
         outbox: Outbox,
         *,
         debug: bool = False,
+        promote: Promote | None = None,
     ) -> None:
         self._collector = Collector(self)
-        super().__init__(make_loop(self._collector), grace, outbox)
+        self._callback_loop = make_loop(self._collector)
+        super().__init__(self._callback_loop, grace, outbox)
+        self._promote = promote
+        self._heirs: dict[int, Session] = {}
         self._handler = handler
         self._report = report
         self._is_debugging = debug
@@ -196,6 +205,8 @@ class CourierDriver(ThreadDriver):
         """Give the handler a message."""
         conn = self._conns[session]
         if conn._phase != OPEN:
+            if session in self._heirs:
+                self._heirs[session].inherit(opcode, memoryview(payload))
             return
         self._current = conn
         self._is_echoing = False
@@ -209,11 +220,17 @@ class CourierDriver(ThreadDriver):
             self._send(session, bytes(payload) if self._is_debugging else payload, opcode)
         if self._is_debugging:
             payload[:] = bytes((POISON,)) * len(payload)
+        if conn._phase == PROMOTED:
+            self.post(partial(self._release, conn._slot, session))
 
     def end(self, session: int, code: int, reason: str) -> None:
         """Tell the handler that a connection has ended."""
         conn = self._conns.pop(session)
         conn._phase = CLOSED
+        heir = self._heirs.pop(session, None)
+        if heir is not None:
+            heir.conclude(code, reason)
+            return
         try:
             call_handler(self._handler.on_close, conn, code, reason)
         except Exception as error:  # noqa: BLE001 - the connection has ended anyway
@@ -222,7 +239,37 @@ class CourierDriver(ThreadDriver):
     def _fail(self, conn: Connection, what: str, error: Exception) -> None:
         self._report(what, error)
         self._is_echoing = False
+        if conn._phase == PROMOTED:
+            self._heirs[conn._id].close(*HANDLER_FAILED)
         conn.close(*HANDLER_FAILED)
+
+    # Connections that become a task's.
+
+    def promote(self, conn: Connection) -> Any:
+        """See `Connection.promote`."""
+        assert self._promote is not None
+        ws, heir = self._promote(conn)
+        self._heirs[conn._id] = heir
+        conn._phase = PROMOTED
+        if self._current is not conn:  # else when its message has been answered
+            self.post(partial(self._release, conn._slot, conn._id))
+        return ws
+
+    def _release(self, slot: int, session: int) -> None:
+        """Let the loop let a connection go, behind all that was sent to it; in its thread."""
+        self._send_taken()
+        if self._outbox:
+            self._loop.send_all(self._outbox.take())
+        conn = self._callback_loop.find(slot, session)
+        if conn is not None:
+            self._callback_loop.release(conn, partial(self._hand_over, session))
+
+    def _hand_over(self, session: int, moved: Moved) -> None:
+        self._collector.events.append((partial(self._move, session, moved), OVERHEAD))
+
+    def _move(self, session: int, moved: Moved) -> None:
+        del self._conns[session]
+        self._heirs.pop(session).move(moved)
 
     # What connections ask for.
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NewType, TypeAlias
 
+import trio
+
 from triows._engine import (
     PerMessageDeflate,
     PreparedMessage,
@@ -15,6 +17,7 @@ from triows._spec import CloseCode, Opcode
 if TYPE_CHECKING:
     from triows._reactor._callbacks import Callbacks
     from triows._reactor._topics import Home, Seat
+    from triows._websocket import WebSocket
 
 SessionId = NewType("SessionId", int)
 """Names a connection of a reactor for as long as the process lives; see `Connection.id`."""
@@ -124,7 +127,8 @@ class Connection:
 
     def __repr__(self) -> str:
         """Say which one it is, and whether it is open."""
-        state = {OPEN: "open", CLOSED: "closed"}.get(self._phase, "closing")
+        states = {PROMOTED: "promoted", OPEN: "open", CLOSED: "closed"}
+        state = states.get(self._phase, "closing")
         return f"<triows.Connection {self._id} {state}>"
 
     @property
@@ -191,6 +195,31 @@ class Connection:
             self._callbacks.send(self, payload, Opcode.CLOSE)
             self._phase = CLOSING
 
+    def promote(self) -> "WebSocket":
+        """Hand the connection over to a task, with all that has not been handled of it.
+
+        Messages of the same turn that have not been handled yet come first, what is there of
+        the next one is kept, and so is what waits to be sent. No callback is called for this
+        connection any more, ``on_close`` neither; a `Sender` no longer reaches it, and it
+        leaves the channels that it was attached to. It is no longer the reactor's: it ends when
+        the task closes it, or with Trio's run.
+
+        In ``on_frame`` the message being handled can still be answered with `echo`, which
+        goes before what the WebSocket sends.
+
+        Returns:
+            The WebSocket, served already: ``async with conn.promote() as ws`` in a task, or
+            ``nursery.start_soon(chat, conn.promote())``.
+
+        Raises:
+            trio.ClosedResourceError: the connection is closing, has ended, or was promoted.
+            RuntimeError: there is no run of Trio's, as under `Reactor.run_once`.
+        """
+        if self._phase != OPEN:
+            raise trio.ClosedResourceError("this connection is not open here any more")
+        ws: WebSocket = self._callbacks.promote(self)
+        return ws
+
     def join(
         self,
         stage: "Home",
@@ -203,8 +232,9 @@ class Connection:
         return self._callbacks.join(self, stage, seat, greeting, publishes=publishes)
 
 
-OPEN, CLOSING, FAILED, CLOSED = 0, 1, 2, 3
-"""A connection's phases: in the middle two this side has ended it, with or without an error."""
+PROMOTED, OPEN, CLOSING, FAILED, CLOSED = -1, 0, 1, 2, 3
+"""A connection's phases: in `CLOSING` and `FAILED` this side has ended it, without or with an
+error; `PROMOTED`, it is a task's."""
 
 _KINDS = (Opcode.TEXT, Opcode.BINARY)
 

@@ -162,15 +162,16 @@ class Loop:
         registers[s.FREE_SLOT] = registers[s.GONE] = -1
         registers[s.DIRTY] = registers[s.UNSENT_TOPIC] = registers[s.THIRSTY] = -1
         registers[s.RECEIVE_AT] = s.HEADROOM + s.SCRATCH * registers[s.COLLECTS]
+        registers[s.COMPRESSED_MOST] = s.RECEIVE_SIZE
         registers[s.SEND_LIMIT] = limits.max_unsent
-        registers[s.BUDGET] = _nanoseconds(BUDGET)
-        registers[s.SWEEP_INTERVAL] = _nanoseconds(SWEEP_INTERVAL)
+        registers[s.BUDGET] = nanoseconds(BUDGET)
+        registers[s.SWEEP_INTERVAL] = nanoseconds(SWEEP_INTERVAL)
         registers[s.HIGH_WATER] = limits.send_queue_octets
         registers[s.LOW_WATER] = limits.send_queue_octets // 2
-        registers[s.PING_INTERVAL] = _nanoseconds(keepalive.interval)
-        registers[s.PING_TIMEOUT] = _nanoseconds(keepalive.timeout)
-        registers[s.MESSAGE_TIMEOUT] = _nanoseconds(limits.message_timeout)
-        registers[s.CLOSE_TIMEOUT] = _nanoseconds(limits.close_timeout)
+        registers[s.PING_INTERVAL] = nanoseconds(keepalive.interval)
+        registers[s.PING_TIMEOUT] = nanoseconds(keepalive.timeout)
+        registers[s.MESSAGE_TIMEOUT] = nanoseconds(limits.message_timeout)
+        registers[s.CLOSE_TIMEOUT] = nanoseconds(limits.close_timeout)
         registers[s.LIMIT_MESSAGE] = limits.max_message
         registers[s.LIMIT_FRAGMENTS] = limits.max_fragments
         registers[s.INCOMPLETE_LIMIT] = limits.max_incomplete
@@ -495,7 +496,8 @@ def _name_errnos(counts: list[int]) -> Mapping[str, int]:
     )
 
 
-def _nanoseconds(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
+    """Return a setting in seconds as the kernels have it."""
     return _NEVER if seconds == float("inf") else round(seconds * _NS)
 
 

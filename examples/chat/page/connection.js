@@ -10,6 +10,7 @@ const REPLACED = 4001; // the same session was opened elsewhere
 export class Connection {
   rooms = new Map(); // name -> {log, seq}: the last message that we have, in which numbering
   outbox; // messages that the server has not been seen to take: {id, room, text, time}
+  isWelcome = false; // whether the server knows us
   #joined = new Set();
   #socket = null;
   #failures = 0;
@@ -84,6 +85,7 @@ export class Connection {
   #handlers = {
     welcome: ({ nick, session }) => {
       this.#failures = 0;
+      this.isWelcome = true;
       this.nick = nick;
       this.store.setItem("session", session);
       this.listener.changed("online");
@@ -148,6 +150,7 @@ export class Connection {
     clearTimeout(this.#retry);
     clearTimeout(this.#watch);
     this.#joined.clear();
+    this.isWelcome = false;
     const socket = this.#socket;
     this.#socket = null; // what it may still say is none of ours
     socket?.close();

@@ -1,20 +1,18 @@
 // The page: what the connection tells is shown, what people do is told to the connection.
 
+import { setUpComposer } from "./composer.js";
 import { Connection } from "./connection.js";
-import { Log, element, hue } from "./log.js";
+import { Log } from "./log.js";
+import { openSide, showPeople, showRooms, showTypists } from "./side.js";
 
-const TYPING_EVERY = 2_000; // milliseconds between two words that someone is typing
-const TYPING_LASTS = 4_000;
-const LONG = 0.8; // of the limit, from which on the length is shown
+const TYPING_LASTS = 4_000; // milliseconds
 
 const $ = (id) => document.getElementById(id);
 const logs = new Map(); // room -> Log
 const typists = new Map(); // room -> Map(nick -> when it ends)
-let limits = { text: 2_000 };
 let current = null; // the Log that is shown
 let returning = new Set(); // rooms that the page joins by itself, as it was in them before
 let retryAt = 0;
-let lastTyping = 0;
 
 const url = new URL("chat", location.href.replace(/^http/, "ws"));
 url.hash = "";
@@ -35,7 +33,7 @@ function changed(state, { until, reason } = {}) {
 setInterval(() => {
   const seconds = Math.ceil((retryAt - Date.now()) / 1000);
   if (retryAt) $("retry").textContent = seconds > 0 ? `Try now (${seconds} s)` : "Try now";
-  showTypists();
+  show();
 }, 500);
 
 function received(event) {
@@ -43,8 +41,8 @@ function received(event) {
 }
 
 const handlers = {
-  welcome({ nick, limits: given }) {
-    limits = given;
+  welcome({ nick, limits }) {
+    composer.limit = limits.text;
     returning = new Set(connection.rooms.keys());
     setNick(nick);
     for (const message of connection.outbox) showWaiting(message);
@@ -54,22 +52,20 @@ const handlers = {
     logOf(room).people = members;
     const isAsked = !returning.delete(room);
     if (isAsked || room === wanted || (!current && !returning.size)) select(room);
-    showRooms();
-    showPeople();
+    show();
   },
 
   left({ room }) {
     logs.get(room)?.node.remove();
     logs.delete(room);
     if (current?.room === room) select([...logs.keys()].at(0) ?? "lobby");
-    showRooms();
+    show();
   },
 
   message(message) {
     typists.get(message.room)?.delete(message.nick);
     showMessage(logOf(message.room), message);
-    showRooms();
-    showTypists();
+    show();
   },
 
   presence({ room, event, nick, was }) {
@@ -79,26 +75,33 @@ const handlers = {
     const words = { joined: `${nick} came`, left: `${nick} left`, renamed: `${was} is now ${nick}` };
     if (nick !== connection.nick || event === "renamed") view.notePeople(words[event]);
     typists.get(room)?.delete(nick);
-    showPeople();
+    show();
   },
 
   typing({ room, nick }) {
     if (nick === connection.nick) return;
     if (!typists.has(room)) typists.set(room, new Map());
     typists.get(room).set(nick, Date.now() + TYPING_LASTS);
-    showTypists();
+    show();
   },
 
   members({ room, members }) {
     logOf(room).people = members;
     logOf(room).note(`In ${room}: ${members.join(", ")}`);
-    showPeople();
+    show();
   },
 
   nick: ({ nick }) => setNick(nick),
   notice: ({ text }) => (current ?? logOf("lobby")).note(text, "note said"),
-  bye: ({ text }) => (current ?? logOf("lobby")).note(text),
-  error: ({ id, room, text }) => (logs.get(room) ?? current ?? logOf("lobby")).refuse(id, text),
+  bye: ({ room, text }) => logOf(room).note(text),
+
+  error({ code, id, room, text }) {
+    if (code === "name" && !connection.isWelcome) {
+      connection.close();
+      return ask(text);
+    }
+    (logs.get(room) ?? current ?? logOf("lobby")).refuse(id, text);
+  },
 };
 
 function setNick(nick) {
@@ -143,8 +146,6 @@ function select(room) {
   if (current.isAtEnd) current.toEnd();
   openSide(false);
   look();
-  showPeople();
-  showTypists();
 }
 
 function showMessage(view, message) {
@@ -153,7 +154,6 @@ function showMessage(view, message) {
   if (isNew) view.mark();
   const mentioned = !own && mentions(message.text, connection.nick);
   if (view.show(message, { own, mentioned }) && isNew) view.unread += 1;
-  showNewer();
 }
 
 /** Say whether a text has a name in it, as words of their own. */
@@ -171,113 +171,44 @@ const isSeen = (view) => view === current && view.isAtEnd && !document.hidden;
 
 /** Take note that what is on the screen has been read. */
 function look() {
-  if (!current || !isSeen(current)) return showNewer();
-  current.unread = 0;
-  showRooms();
-  showNewer();
+  if (current && isSeen(current)) current.unread = 0;
+  show();
 }
 
-function showRooms() {
-  const items = [...logs.values()].map((view) => {
-    const button = element("button", { type: "button", className: "room-button" },
-      element("span", { className: "name", textContent: view.room }));
-    if (view.unread) button.append(badge(view.unread));
-    if (view === current) button.setAttribute("aria-current", "true");
-    button.addEventListener("click", () => select(view.room));
-    const leave = element("button", { type: "button", className: "leave", textContent: "×" });
-    leave.setAttribute("aria-label", `Leave ${view.room}`);
-    leave.addEventListener("click", () => connection.leave(view.room));
-    return element("li", {}, button, ...(logs.size > 1 ? [leave] : []));
-  });
-  replace($("rooms"), items);
-  const unread = [...logs.values()].reduce((sum, view) => sum + view.unread, 0);
-  document.title = `${unread ? `(${unread}) ` : ""}${current?.room ?? "Chat"} · triows chat`;
-  const elsewhere = unread - (current?.unread ?? 0);
-  $("elsewhere").hidden = !elsewhere;
-  $("elsewhere").replaceChildren(...badge(elsewhere).childNodes);
-}
-
-/** Put new nodes in the place of old ones; the focus stays on the same line. */
-function replace(list, items) {
-  const index = [...list.children].findIndex((item) => item.contains(document.activeElement));
-  list.replaceChildren(...items);
-  if (index >= 0) items.at(index)?.querySelector("button")?.focus();
-}
-
-function badge(unread) {
-  return element("span", { className: "badge" }, String(unread),
-    element("span", { className: "sr", textContent: " unread" }));
-}
-
-function showNewer() {
-  const unread = current?.unread ?? 0;
-  $("newer").hidden = !current || current.isAtEnd;
-  $("newer").textContent = unread ? `↓ ${unread} new` : "↓ To the end";
-}
-
-// People.
-
-function showPeople() {
+/** Bring what stands around the conversation up to date. */
+function show() {
+  const act = { select, leave: (room) => connection.leave(room) };
+  showRooms([...logs.values()], current, act);
   if (!current) return;
-  const people = [...current.people].sort((one, other) => one.localeCompare(other));
-  $("count").textContent = people.length;
-  $("people").replaceChildren(...people.map((nick) => {
-    const item = element("li", { textContent: nick });
-    item.style.setProperty("--hue", hue(nick));
-    if (nick === connection.nick) item.append(element("span", { className: "quiet", textContent: " you" }));
-    return item;
-  }));
-}
-
-function showTypists() {
+  showPeople(current.people, connection.nick);
   const now = Date.now();
-  const names = [...(typists.get(current?.room) ?? [])].filter(([, end]) => end > now);
-  const words = names.length > 3 ? "Several people are" : names.map(([nick]) => nick).join(", ")
-    + (names.length > 1 ? " are" : " is");
-  $("typing").textContent = names.length ? `${words} typing …` : "";
+  const typing = [...(typists.get(current.room) ?? [])].filter(([, end]) => end > now);
+  showTypists(typing.map(([nick]) => nick));
+  $("newer").hidden = current.isAtEnd;
+  $("newer").textContent = current.unread ? `↓ ${current.unread} new` : "↓ To the end";
 }
 
 // What people do.
 
-$("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const text = $("text").value.trim();
-  if (!text || !current || [...text].length > limits.text) return;
-  if (text.startsWith("/")) {
-    if (!connection.tell({ type: "command", room: current.room, text }))
-      return note("Commands need a connection.");
-  } else {
+const composer = {
+  limit: 2_000,
+
+  say(text) {
+    if (!current) return false;
+    if (text.startsWith("/")) {
+      const isTold = connection.tell({ type: "command", room: current.room, text });
+      if (!isTold) note("Commands need a connection.");
+      return isTold;
+    }
     current.unmark();
     showWaiting(connection.say(current.room, text));
-  }
-  $("text").value = "";
-  lastTyping = 0;
-  grow();
-});
+    return true;
+  },
 
-$("text").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  $("composer").requestSubmit();
-});
+  typing: () => current && connection.tell({ type: "typing", room: current.room }),
+};
 
-$("text").addEventListener("input", () => {
-  grow();
-  const now = Date.now();
-  if (!$("text").value || $("text").value.startsWith("/") || now - lastTyping < TYPING_EVERY) return;
-  lastTyping = now;
-  connection.tell({ type: "typing", room: current?.room });
-});
-
-/** Fit the field to its text, and say when that comes near the limit. */
-function grow() {
-  const field = $("text");
-  field.style.height = "auto";
-  field.style.height = `${field.scrollHeight + 2}px`; // and its borders
-  const length = [...field.value].length;
-  $("counter").textContent = length > LONG * limits.text ? `${length} of ${limits.text}` : "";
-  $("counter").classList.toggle("over", length > limits.text);
-}
+setUpComposer(composer);
 
 $("newer").addEventListener("click", () => {
   current.toEnd();
@@ -306,19 +237,6 @@ $("rename").addEventListener("submit", (event) => {
   openSide(false);
 });
 
-$("menu").addEventListener("click", () => openSide(!document.body.classList.contains("open")));
-$("shade").addEventListener("click", () => openSide(false));
-
-/** Show or hide the rooms and people where the screen is too narrow for them. */
-function openSide(isOpen) {
-  const wasOpen = document.body.classList.toggle("open", isOpen) !== isOpen;
-  $("menu").setAttribute("aria-expanded", isOpen);
-  $("shade").hidden = !isOpen;
-  $("main").inert = isOpen;
-  if (isOpen) $("rooms").querySelector("button")?.focus();
-  else if (!wasOpen && document.activeElement?.closest("#side")) $("text").focus();
-}
-
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     openSide(false);
@@ -341,13 +259,17 @@ function start(nick) {
   connection.open(nick);
 }
 
+/** Ask for a name, and say what was wrong with the one before. */
+function ask(complaint = "") {
+  $("welcome-room").textContent = wanted;
+  $("complaint").textContent = complaint;
+  $("nick").value = localStorage.getItem("nick") ?? "";
+  $("welcome").showModal();
+}
+
 $("enter").addEventListener("submit", () => start($("nick").value.trim()));
 $("welcome").addEventListener("close", () => $("text").focus());
 $("welcome").addEventListener("cancel", (event) => event.preventDefault());
 
 if (sessionStorage.getItem("session") && localStorage.getItem("nick")) start(localStorage.getItem("nick"));
-else {
-  $("welcome-room").textContent = wanted;
-  $("nick").value = localStorage.getItem("nick") ?? "";
-  $("welcome").showModal();
-}
+else ask();
