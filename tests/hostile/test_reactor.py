@@ -193,8 +193,8 @@ async def test_item_20_a_half_open_peer_is_dropped_by_the_reactor(threads: int):
 def test_item_20_any_octet_is_a_sign_of_life_to_the_turn(start):
     """A peer whose frame is slow to arrive is not half-open."""
     pair = start(keepalive=triows.KeepAlive(interval=20, timeout=10), limits=Limits(max_message=9))
-    client = pair.connect()
     pair.loop._registers[s.MESSAGE_TIMEOUT] = 2**60
+    client = pair.connect()
     reply = b""
     for octet in masked(BINARY, b"slow"):
         reply += pair.talk(client, bytes([octet]))

@@ -126,7 +126,7 @@ async def take_the_floor_and_be_cancelled(floor: Any) -> None:
         await trio.lowlevel.checkpoint()
 
 
-def skip_nothing(_: object) -> None:
+def skip_nothing(_: object, *, is_all_taken: bool) -> None:
     """A message left half received, whose rest is taken for the next."""
 
 
@@ -153,7 +153,7 @@ async def send_a_part_and_be_cancelled(message: Any, part: Any) -> None:
     await trio.lowlevel.checkpoint_if_cancelled()
     if message._outbox.is_full:
         await message._outbox.wait_for_room()
-    message._outbox.queue_part(message._opcode, octets, is_last=False)
+    message._outbox.queue_part(message._opcode, octets, is_last=False, compress=True)
     await trio.lowlevel.checkpoint()
     message.has_begun = True
 

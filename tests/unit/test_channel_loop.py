@@ -208,6 +208,26 @@ def test_pongs_and_ends_are_events(start):
     assert bench.session.is_deaf
 
 
+@pytest.mark.parametrize("size", [0, 1, 125])
+def test_a_peer_that_pings_and_does_not_read_gets_a_pong_for_the_last(start, size):
+    """What waits for it is bounded, what it sends is read, and its last Ping is answered."""
+    bench = start()
+    count = 5_000_000 // (size + 8)
+    flood = masked(PING, b"p" * size) * count + masked(PING, b"l" * size) + masked(TEXT, b"read")
+    assert bench.tell(flood) == [Message("read", 4)]
+    assert bench.loop.statistics().queued_octets < 3 * s.MOST_PONGS
+
+    bench.session.send(TEXT, b"answer")
+    bench.tell(masked(PING, b"?") * 2)
+    sent = bench.loop.statistics().frames_sent
+    frames = parse_frames(bench.hear())
+    assert frames[-3:] == [(0x8A, b"l" * size), (0x81, b"answer"), (0x8A, b"?")]
+    assert len(frames) == sent
+
+    assert bench.tell(masked(PING, b"!") * 3) == []
+    assert parse_frames(bench.hear()) == [(0x8A, b"!")] * 3
+
+
 def test_a_close_of_this_side_awaits_the_peers(start):
     """Messages before the peer's Close are still delivered, a message under way too."""
     bench = start()

@@ -25,9 +25,11 @@ from triows._kernels._slots import (
     INTEREST,
     IS_PAUSED,
     IS_PINGING,
+    LAST_PONG,
     LOW_WATER,
     NOW,
     PHASE,
+    PONGS_QUEUED,
     QUEUE,
     QUEUE_ROOM,
     QUEUE_SIZE,
@@ -122,6 +124,7 @@ def enqueue(loop: Integers, row: Integers, octets: Octets, start: int, size: int
         block(row[QUEUE], row[QUEUE_ROOM]), row[QUEUE_START] + row[QUEUE_SIZE], octets, start, size
     )
     row[QUEUE_SIZE] += size
+    row[LAST_PONG] = 0
     loop[QUEUED] += size
     return 0
 
@@ -134,6 +137,7 @@ def drop_queue(loop: Integers, row: Integers) -> int:
     row[QUEUE_START] = 0
     row[QUEUE_SIZE] = 0
     row[QUEUE_ROOM] = 0
+    row[PONGS_QUEUED] = 0
     return 0
 
 

@@ -33,6 +33,7 @@ Words: TypeAlias = npt.NDArray[np.int32]
 
 _FIN: Final = 0x80
 _PONG: Final = 0xA
+_LEAST_HEADER: Final = 2
 _REPLAY: Final = "int64[::1], int64[:,::1], uint8[::1], int32[::1]"
 
 
@@ -212,6 +213,35 @@ def answer_control(
 
 
 @kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64[::1])", inner=True)
+def answer_ping(
+    loop: Integers, row: Integers, region: Octets, event: Words, slot: int, found: Integers
+) -> int:
+    """Answer a Ping (RFC 6455 §5.5.2); returns 0 or BROKEN.
+
+    Where the peer lets Pongs pile up, those to come replace each other: it "may elect to send a
+    Pong frame for only the most recently processed Ping frame" (§5.5.3).
+    """
+    if row[s.PONGS_QUEUED] <= s.MOST_PONGS:
+        result = answer_control(loop, row, region, event, slot, _PONG, found)
+        if row[s.QUEUE_SIZE] > 0:
+            row[s.PONGS_QUEUED] += found[s.FIELD_SIZE] + _LEAST_HEADER
+        return result
+    result = hold_replies_back(loop, row, region) if loop[s.OUT_STOP] > 0 else 0
+    last = row[s.LAST_PONG]
+    if 0 < last < row[s.QUEUE_SIZE]:
+        row[s.QUEUE_SIZE] -= last
+        loop[s.QUEUED] -= last
+        loop[s.FRAMES_OUT] -= 1
+    before = row[s.QUEUE_SIZE]
+    if result == 0:
+        result = answer_control(loop, row, region, event, slot, _PONG, found)
+    if result == 0 and loop[s.OUT_STOP] > 0:
+        result = hold_replies_back(loop, row, region)
+    row[s.LAST_PONG] = row[s.QUEUE_SIZE] - before
+    return result
+
+
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64[::1])", inner=True)
 def part(
     loop: Integers, row: Integers, region: Octets, event: Words, slot: int, found: Integers
 ) -> int:
@@ -255,7 +285,7 @@ def replay_row(
     elif row[s.PHASE] != s.OPEN:
         return 0
     elif answer == s.PONG:
-        result = answer_control(loop, row, region, event, slot, _PONG, found)
+        result = answer_ping(loop, row, region, event, slot, found)
     elif answer == ECHO:
         echo(loop, slots, region, event, found, slot)
     elif answer > s.FAILING:

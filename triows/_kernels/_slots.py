@@ -47,7 +47,9 @@ PING_AFTER: Final = STATE_SIZE + 27
 GIVE_UP_AFTER: Final = STATE_SIZE + 28  # after PING_AFTER
 FINISH_MESSAGE_IN: Final = STATE_SIZE + 29
 FINISH_CLOSE_IN: Final = STATE_SIZE + 30
-SLOT_SIZE: Final = STATE_SIZE + 31
+PONGS_QUEUED: Final = STATE_SIZE + 31  # octets of Pongs queued since the queue was last empty
+LAST_PONG: Final = STATE_SIZE + 32  # octets of one that may be replaced, at the queue's end, or 0
+SLOT_SIZE: Final = STATE_SIZE + 33
 
 # What a connection may want.
 ROOM: Final = 1  # a row when octets have left its queue
@@ -190,6 +192,9 @@ UNFINISHED: Final = 0x100  # in a send's opcode: the frame is not its message's 
 COMPRESSED: Final = 0x40  # in a send's opcode: RSV1, which its frame is to have (RFC 7692 §6)
 
 BATCH_BLOCKS: Final = 2**23  # octets of blocks with which no other socket is served
+
+MOST_PONGS: Final = 65_536
+"""Octets of Pongs in a connection's queue above which the next takes the place of the last."""
 
 HEADROOM: Final = 160
 """Octets before the received ones in the region: room for what was carried over."""
