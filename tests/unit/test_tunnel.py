@@ -92,6 +92,8 @@ def test_refusals(status, is_lasting):
         (b"HTTP/2 200\r\n\r\n", "refused|malformed"),
         (b"HTTP/1.1 200 \r\nA b\r\n\r\n", "malformed"),
         (b"HTTP/1.1 99999 \r\n\r\n", "malformed"),
+        (b"HTTP/1.1 099 x\r\n\r\n", "status line"),
+        (b"HTTP/1.1 200 O\x7fK\r\n\r\n", "status line"),
         (b"HTTP/1.1 200 \r\n" + b"A: b\r\n" * 200 + b"\r\n", "too many"),
         (b"HTTP/1.1 200 \r\n\r\n\x81\x00", "octets of its own"),
     ],

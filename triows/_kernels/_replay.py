@@ -226,17 +226,15 @@ def answer_ping(
         if row[s.QUEUE_SIZE] > 0:
             row[s.PONGS_QUEUED] += found[s.FIELD_SIZE] + _LEAST_HEADER
         return result
-    result = hold_replies_back(loop, row, region) if loop[s.OUT_STOP] > 0 else 0
-    last = row[s.LAST_PONG]
+    last = row[s.LAST_PONG] if loop[s.OUT_STOP] == 0 else 0
+    result = hold_replies_back(loop, row, region)
     if 0 < last < row[s.QUEUE_SIZE]:
         row[s.QUEUE_SIZE] -= last
         loop[s.QUEUED] -= last
         loop[s.FRAMES_OUT] -= 1
     before = row[s.QUEUE_SIZE]
-    if result == 0:
-        result = answer_control(loop, row, region, event, slot, _PONG, found)
-    if result == 0 and loop[s.OUT_STOP] > 0:
-        result = hold_replies_back(loop, row, region)
+    result = min(result, answer_control(loop, row, region, event, slot, _PONG, found))
+    result = min(result, hold_replies_back(loop, row, region))
     row[s.LAST_PONG] = row[s.QUEUE_SIZE] - before
     return result
 

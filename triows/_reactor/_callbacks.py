@@ -472,7 +472,8 @@ class CallbackLoop(Loop):
         self._fail(conn)
         if not isinstance(error, Exception):
             self._answers[self._row] = self._answer
-            raise error
+            del error  # whose traceback holds this frame: both would outlive what views blocks
+            raise  # noqa: PLE0704 - what is being handled
         self._report("on_frame failed", error)
 
     def _call_inflated(self, conn: Connection, opcode: int, octets: memoryview) -> None:
