@@ -86,7 +86,7 @@ def test_history_and_reload(server, ann, bob):
     ann.browser.refresh()
     ann.until(lambda: ann.status == "Connected")
     ann.until_said(*"abc")
-    assert ann.people == ["Ann", "Bob"]
+    ann.until(lambda: ann.people == ["Ann", "Bob"])
 
 
 def test_a_connection_is_cut(server, ann, bob):
@@ -110,7 +110,7 @@ def test_a_connection_is_cut(server, ann, bob):
         ann.until_said(*everything)
         bob.until_said(*everything)
         assert bob.texts(".waiting .message") == []
-        assert ann.people == ["Ann", "Bob"]
+        ann.until(lambda: ann.people == ["Ann", "Bob"])
     finally:
         line.close()
 

@@ -126,8 +126,8 @@ ways = pytest.mark.parametrize(
 
 @ways
 async def test_cancelled_exchange(open_pair: OpenPair, warm: None):
-    """Of 25 seeds, none loses, doubles or tears a message."""
-    for seed in range(25):
+    """Of 8 seeds, none loses, doubles or tears a message."""
+    for seed in range(8):
         await exchange(open_pair, seed)
 
 
@@ -135,6 +135,6 @@ async def test_cancelled_exchange(open_pair: OpenPair, warm: None):
 @pytest.mark.timeout(300)
 @ways
 async def test_cancelled_exchange_at_length(open_pair: OpenPair, warm: None):
-    """Of 1,000 further seeds none does."""
-    for seed in range(1_000, 2_000):
+    """Of 120 further seeds none does."""
+    for seed in range(1_000, 1_120):
         await exchange(open_pair, seed)
