@@ -51,7 +51,7 @@ class Program:
             patch.setattr(triows, "serve", serve)
             patch.setattr(trio, "run", nursery.start_soon)
             runpy.run_path(str(self._path), run_name="__main__")
-        server = await wait_started.receive()
+            server = await wait_started.receive()
         return f"127.0.0.1:{server.port}"
 
 

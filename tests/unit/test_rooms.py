@@ -150,17 +150,18 @@ async def test_websockets_are_in_rooms(driver, warm, nursery):
     with trio.fail_after(10):
         server = await nursery.start(start)
         url = f"ws://127.0.0.1:{server.port}/"
-        async with rooms.watch("lobby") as presence, triows.open_websocket(url + "ann") as ann:
-            assert await presence.receive() == Presence("lobby", "ann", True)
-            async with triows.open_websocket(url + "bob") as bob:
-                assert await presence.receive() == Presence("lobby", "bob", True)
-                assert rooms.members("lobby") == ("ann", "bob")
-                assert len(rooms.members("hall")) == 2
-                for message in ("lobby hello", "hall  hello"):
-                    await ann.send(message)
-                    assert await ann.receive() == await bob.receive() == message
-            assert await presence.receive() == Presence("lobby", "bob", False)
-        assert await presence.receive() == Presence("lobby", "ann", False)
+        async with rooms.watch("lobby") as presence:
+            async with triows.open_websocket(url + "ann") as ann:
+                assert await presence.receive() == Presence("lobby", "ann", True)
+                async with triows.open_websocket(url + "bob") as bob:
+                    assert await presence.receive() == Presence("lobby", "bob", True)
+                    assert rooms.members("lobby") == ("ann", "bob")
+                    assert len(rooms.members("hall")) == 2
+                    for message in ("lobby hello", "hall  hello"):
+                        await ann.send(message)
+                        assert await ann.receive() == await bob.receive() == message
+                assert await presence.receive() == Presence("lobby", "bob", False)
+            assert await presence.receive() == Presence("lobby", "ann", False)
         assert len(rooms) == 0
         nursery.cancel_scope.cancel()
 
