@@ -45,7 +45,7 @@ SATURATED = 0.9  # share of the time below which a server may have waited for th
 COMPILED = (
     sys.executable, "-m", "triows", "echo", "--port", "0", "--api", "compiled", "--threads",
 )  # fmt: skip
-CHANNEL = (
+REACTOR = (
     sys.executable, "-m", "triows", "echo", "--port", "0", "--driver", "reactor", "--api",
 )  # fmt: skip
 COMMANDS: Mapping[str, Sequence[str]] = {
@@ -53,8 +53,9 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "triows-stream": (
         sys.executable, "-m", "triows", "echo", "--port", "0", "--driver", "stream",
     ),
-    "triows-channel": (*CHANNEL, "channel"),
-    "triows-batch": (*CHANNEL, "batch"),
+    "triows-callback": (*REACTOR, "callback"),
+    "triows-channel": (*REACTOR, "channel"),
+    "triows-batch": (*REACTOR, "batch"),
     "triows-compiled": (*COMPILED, "1"),
     "triows-inline": (*COMPILED, "0"),
     "engine-over-socket": (
@@ -168,9 +169,9 @@ def running(name: str, command: Sequence[str]) -> Iterator[Server]:
                 process.wait()
 
 
-def measure(server: Server, shape: Shape, seconds: float) -> Sample:
-    """Drive *server* with *shape* and return what it spent."""
-    with Load(server.host, server.port, shape) as load:
+def measure(server: Server, load: Load, seconds: float) -> Sample:
+    """Drive *server* with *load*, and return what it spent; closes the load."""
+    with load:
         load.run(WARM_UP)
         own, before, started = time.process_time(), server.cpu(), time.perf_counter()
         tally = load.run(seconds)
@@ -195,7 +196,7 @@ def alternate(
     samples: list[list[Sample]] = [[] for _ in servers]
     for _ in range(rounds):
         for server, taken in zip(servers, samples, strict=True):
-            taken.append(measure(server, shape, seconds))
+            taken.append(measure(server, Load(server.host, server.port, shape), seconds))
     return samples
 
 

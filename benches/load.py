@@ -174,12 +174,22 @@ class Load:
     Args:
         host, port: where the server listens, without TLS.
         shape: connections, octets and messages in flight.
+        fields: further header fields to shake hands with, each line with its end.
+        batches: what to send and what must come back, as `traffic` builds it.
     """
 
-    def __init__(self, host: str, port: int, shape: Shape) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        shape: Shape,
+        *,
+        fields: str = "",
+        batches: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
         self.shape = shape
-        self._frames, self._replies = traffic(shape)
-        self._sockets = [upgrade(host, port) for _ in range(shape.connections)]
+        self._frames, self._replies = traffic(shape) if batches is None else batches
+        self._sockets = [upgrade(host, port, fields=fields) for _ in range(shape.connections)]
         self._epoll = select.epoll()
         self._slots = np.zeros(max(s.fileno() for s in self._sockets) + 1, np.int64)
         self._state = np.zeros((shape.connections, STATE_COLUMNS), np.int64)

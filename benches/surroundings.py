@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PACKAGES = (
     "triows", "trio", "numba", "numpy", "attrs", "httptools", "websockets", "trio-websocket",
-    "picows", "aiohttp", "uvloop",
+    "picows", "aiohttp", "uvloop", "coredis",
 )  # fmt: skip
 
 

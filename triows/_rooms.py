@@ -37,9 +37,16 @@ class Presence:
 class Membership(trio.abc.ReceiveChannel[T], Generic[T]):
     """What `Rooms.join` gives: the room's items, and a way to publish to it."""
 
-    def __init__(self, room: "_Room[T]", member: Hashable, subscription: Subscription[T]) -> None:
+    def __init__(
+        self,
+        room: "_Room[T]",
+        member: Hashable,
+        subscription: Subscription[T],
+        after: Position | None,
+    ) -> None:
         self._room = room
         self._subscription = subscription
+        self._after = after
         self.member = member
         """Who joined."""
 
@@ -56,7 +63,9 @@ class Membership(trio.abc.ReceiveChannel[T], Generic[T]):
     @property
     def position(self) -> Position:
         """Behind the item received last: what a later `Rooms.join` can go on from."""
-        return Position(self._room.epoch, self._subscription.number)
+        number, epoch = self._subscription.number, self._subscription.epoch
+        after = self._after
+        return after if after and self._had(number, epoch) else Position(epoch, number)
 
     @property
     def subscription(self) -> Subscription[T]:
@@ -65,11 +74,22 @@ class Membership(trio.abc.ReceiveChannel[T], Generic[T]):
 
     async def receive(self) -> T:
         """Receive the next item; see `Subscription.receive`."""
-        return await self._subscription.receive()
+        while True:
+            item = await self._subscription.receive()
+            if not self._had(self._subscription.number, self._subscription.epoch):
+                return item
 
     def receive_nowait(self) -> T:
         """Receive the next item if there is one; see `Subscription.receive_nowait`."""
-        return self._subscription.receive_nowait()
+        while True:
+            item = self._subscription.receive_nowait()
+            if not self._had(self._subscription.number, self._subscription.epoch):
+                return item
+
+    def _had(self, number: int, epoch: str) -> bool:
+        """Whether it was received before joining, from a process that was ahead of this one."""
+        after = self._after
+        return after is not None and epoch == after.epoch and number <= after.number
 
     async def publish(self, item: T) -> Delivery:
         """Publish to the room, this member included; see `Rooms.publish`."""
@@ -143,7 +163,7 @@ class Rooms(Generic[T]):
             async with room.channel.subscribe(
                 policy, capacity, after=room.number_of(after)
             ) as subscription:
-                membership = Membership(room, member, subscription)
+                membership = Membership(room, member, subscription, after)
                 if member is None:
                     membership.member = membership
                 self._appear(room, membership.member)
@@ -320,18 +340,16 @@ class _Room(Generic[T]):
         self.channel = BroadcastChannel[T](history)
         self.members: dict[Hashable, int] = {}
         self.uses = 0
-        self.epoch = ""
         self.link: Link = broker.open(name, self)
 
     def number_of(self, position: Position | None) -> int | None:
         """Return where in the channel's numbering a position is: -1 where it is of another."""
         if position is None:
             return None
-        return position.number if position.epoch == self.epoch else -1
+        return position.number if position.epoch == self.channel.epoch else -1
 
     def begin(self, position: Position, history: Sequence[Any] = ()) -> None:
-        self.epoch = position.epoch
-        self.channel.begin(position.number, history)
+        self.channel.begin(position.number, history, position.epoch)
 
     def has_room(self, item: T) -> bool:
         return self.channel.has_room(item)

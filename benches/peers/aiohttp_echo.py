@@ -1,13 +1,17 @@
-"""An echo server on `aiohttp`, asyncio on uvloop."""
+"""An echo server on `aiohttp`, asyncio on uvloop.
+
+python benches/peers/aiohttp_echo.py [deflate: at aiohttp's one level, which is 1]
+"""
 
 import asyncio
+import sys
 
 import uvloop
 from aiohttp import WSMsgType, web
 
 
 async def echo(request: web.Request) -> web.WebSocketResponse:
-    connection = web.WebSocketResponse(compress=False)
+    connection = web.WebSocketResponse(compress=sys.argv[1:] == ["deflate"])
     await connection.prepare(request)
     async for message in connection:
         if message.type == WSMsgType.BINARY:

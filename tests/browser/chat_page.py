@@ -21,7 +21,7 @@ from tests.interop.node import node_modules
 
 HERE = Path(__file__).parent
 PROGRAM = HERE.parents[1] / "examples" / "chat_broker.py"
-PATIENCE = 30.0  # seconds: a page that finds no server tries again after up to 10 or so
+PATIENCE = 30.0  # seconds: a page that finds no server tries again after up to 15
 SHOWN_TEXTS = r"""
 return [...document.querySelectorAll(arguments[0])].filter((one) => one.checkVisibility())
     .map((one) => one.innerText.replace(/\s+/g, " ").trim())

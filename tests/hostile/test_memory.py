@@ -21,6 +21,7 @@ from triows._reactor import Loop
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("guard_pages.py")
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-n", "0")  # one process: its end is looked at
 
 BOUNDED = (
     "masking",
@@ -74,7 +75,7 @@ def run_guarded_loops(guard, *arguments):
     ensure_warm()
     plugins = ["-p", "no:cacheprovider", "-p", "tests.hostile.guarded_loops"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *plugins, *arguments, "tests/unit/test_turn.py"],
+        [*PYTEST, *plugins, *arguments, "tests/unit/test_turn.py"],
         cwd=ROOT,
         env={**os.environ, "GUARD": guard, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -106,7 +107,7 @@ def test_every_index_is_within_bounds(tmp_path):
     tests = [f"tests/unit/test_{name}.py" for name in BOUNDED]
     fast = ["-k", "not every_sequence and not every_pair"]  # no other indices than the rest
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *fast, *tests],
+        [*PYTEST, "-p", "no:cacheprovider", *fast, *tests],
         cwd=ROOT,
         env={**os.environ, "NUMBA_BOUNDSCHECK": "1", "TRIOWS_CACHE_DIR": str(tmp_path)},
         capture_output=True,

@@ -336,6 +336,53 @@ async def test_a_broker_of_ones_own_numbers_and_delivers():
     assert not broker.ends
 
 
+async def test_a_position_is_of_the_numbering_that_its_item_came_under():
+    """One that is behind when another numbering begins is so in the old one; others are not."""
+    broker = Far()
+    rooms = Rooms[str](history=3, broker=broker)
+    async with rooms.join("room") as behind, rooms.join("room") as quick:
+        end = broker.ends["room"]
+        end.deliver("last of far")
+        assert drain(quick) == ["before", "last of far"]
+        assert behind.receive_nowait() == "before"
+        end.begin(Position("near", 2), ["a", "b"])
+        assert quick.position == Position("near", 2)
+        assert behind.position == Position("far", 7)
+        end.deliver("first of near")
+        assert behind.receive_nowait() == "last of far"
+        assert behind.position == Position("far", 8)
+        assert drain(behind) == ["first of near"]
+        assert behind.position == Position("near", 3)
+        async with rooms.join("room", after=Position("near", 2)) as back:
+            assert drain(back) == ["first of near"]
+    assert (behind.position, quick.position) == (Position("near", 3), Position("near", 2))
+
+
+async def test_one_who_has_had_more_elsewhere_is_not_given_it_again():
+    """It comes from a process that is ahead of this one, which gets to its place in time."""
+    broker = Far()
+    rooms = Rooms[str](history=3, broker=broker)
+    async with rooms.join("room", after=Position("far", 9)) as back:
+        end = broker.ends["room"]
+        assert back.position == Position("far", 9)
+        for item in ("8", "9", "10"):
+            end.deliver(item)
+        assert back.position == Position("far", 9)
+        assert drain(back) == ["10"]
+        assert back.position == Position("far", 10)
+        end.deliver("11")
+        assert await back.receive() == "11"
+    async with rooms.join("room", after=Position("far", 9)) as back, trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def follow():
+            assert await back.receive() == "10"
+
+        await trio.testing.wait_all_tasks_blocked()
+        for item in ("8", "9", "10"):
+            broker.ends["room"].deliver(item)
+
+
 def test_everything_says_what_it_is():
     """For whoever prints it."""
     assert repr(Rooms[str]()) == "<triows.Rooms, 0 rooms>"

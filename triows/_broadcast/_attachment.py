@@ -205,5 +205,8 @@ class Attachment:
         self._place.skip(count)
         self.feed()
 
+    def move_to(self, number: int, epoch: str) -> None:
+        """Do nothing: no one asks where it is."""
+
     def wake(self) -> None:
         """Do nothing: that the channel was closed is no business of the connection."""

@@ -22,15 +22,17 @@ class Entry:
     Args:
         item: as it was published.
         number: its number in its channel, from 1.
+        epoch: what the number is of, where others than the channel give numbers.
     """
 
-    __slots__ = ("_prepared", "item", "number", "size")
+    __slots__ = ("_prepared", "epoch", "item", "number", "size")
 
-    def __init__(self, item: Any, number: int) -> None:
+    def __init__(self, item: Any, number: int, epoch: str = "") -> None:
         self.item = item
         self.size = octets_of(item)
         """In octets."""
         self.number = number
+        self.epoch = epoch
         self._prepared: PreparedMessage | None = None
 
     @property

@@ -34,6 +34,9 @@ class Member(Protocol):
     def skip(self, count: int) -> None:
         """Be told that so many items are missing."""
 
+    def move_to(self, number: int, epoch: str) -> None:
+        """Be told that another numbering begins, behind *number*."""
+
 
 @attrs.frozen(kw_only=True)
 class BroadcastStatistics:
@@ -81,6 +84,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         self._turn = trio.Lock()
         self._room = trio.lowlevel.ParkingLot()
         self._number = 0
+        self._epoch = ""
         self._counts = self._troupe.counts
         self._troupe.note_others(has_others=history > 0)
 
@@ -197,7 +201,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         wanted = [one for one in self._history if after is None or one.number > after]
         fitting = subscription.end_that_fits(wanted)
         before = fitting[0].number - 1 if fitting else self._number
-        subscription.number = before
+        subscription.number, subscription.epoch = before, self._epoch
         if after is not None and before > after:
             subscription.skip(before - after)
         for entry in fitting:
@@ -305,17 +309,20 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
     # Numbers that others give: for brokers.
 
     @enable_ki_protection
-    def begin(self, number: int, history: Sequence[T] = ()) -> None:
+    def begin(self, number: int, history: Sequence[T] = (), epoch: str = "") -> None:
         """Take up a numbering: the next item is the one behind *number*.
 
         Args:
             number: of the last item before.
             history: the items up to it, oldest first, in place of those there are.
+            epoch: the numbering's name.
         """
-        self._number = number
+        self._number, self._epoch = number, epoch
+        for one in self._members:
+            one.move_to(number, epoch)
         self._history.clear()
         for i, item in enumerate(history, number - len(history) + 1):
-            self._history.append(Entry(item, i))
+            self._history.append(Entry(item, i, epoch))
 
     @enable_ki_protection
     def skip(self, count: int) -> None:
@@ -352,7 +359,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         """Give an entry to all, but to those whom it comes from."""
         self._number += 1
         self._counts.published += origin is None
-        entry.number = self._number
+        entry.number, entry.epoch = self._number, self._epoch
         self._history.append(entry)
         members = tuple(self._members.items())
         count = len(members) + len(self._troupe)
@@ -419,6 +426,11 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
     def number(self) -> int:
         """The number of the item published last; the first is 1."""
         return self._number
+
+    @property
+    def epoch(self) -> str:
+        """The name of the numbering that this number is of."""
+        return self._epoch
 
     def statistics(self) -> BroadcastStatistics:
         """Return a snapshot."""

@@ -53,6 +53,7 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
         "_is_reserved",
         "_sleeper",
         "dropped",
+        "epoch",
         "number",
         "received",
     )
@@ -67,6 +68,8 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
         self.received = self.dropped = 0
         self.number = 0
         """The number of the item received last, or that it was subscribed behind."""
+        self.epoch = ""
+        """The name of the numbering that this number is of."""
 
     # The subscriber's side.
 
@@ -175,6 +178,11 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
         self._backlog.skip(count)
         self._wake()
 
+    def move_to(self, number: int, epoch: str) -> None:
+        """Be behind *number* in another numbering, if it has received everything until now."""
+        if self._backlog.is_empty:
+            self.number, self.epoch = number, epoch
+
     def wake(self) -> None:
         """Look again: the channel was closed."""
         self._wake()
@@ -201,7 +209,7 @@ class Subscription(trio.abc.ReceiveChannel[T], Generic[T]):
             raise self._end or trio.EndOfChannel
         entry = self._backlog.take()
         self.received += 1
-        self.number = entry.number
+        self.number, self.epoch = entry.number, entry.epoch
         if self._is_blocking:
             self._channel.make_room()
         item: T = entry.item

@@ -105,18 +105,22 @@ class Registry:
 
         Args:
             signatures: as numba writes them.
-            inner: it is there for other kernels; `warm_up` makes it ready only with them,
-                and from Python it cannot be called before `make_inner_ready`.
+            inner: it is there for other kernels, and cannot be called from Python;
+                `warm_up` makes it ready only with them.
             inline: it is inner, and no call at all: an array costs seven words in every
                 call, which counts where a call does little else.
         """
-        options = {"nogil": True, "inline": "always" if inline else "never"}
+        options = {
+            "nogil": True,
+            "error_model": "numpy",  # kernels never raise, not even on division by zero
+            "inline": "always" if inline else "never",
+            "no_rewrites": True,  # these are for expressions of whole arrays, and take time
+        }
+        if inner:  # a fifth of what there is to compile is for callers from Python and C
+            options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
         def declare(function: Callable[_P, _R]) -> Callable[_P, _R]:
-            # error_model: kernels never raise, not even on division by zero.
-            dispatcher: Any = function
-            if JIT:
-                dispatcher = numba.njit(error_model="numpy", **options)(function)
+            dispatcher: Any = numba.njit(**options)(function) if JIT else function
             kernel = Kernel(
                 name=function.__name__,
                 signatures=signatures,
@@ -214,6 +218,8 @@ class Registry:
         for signature in kernel.signatures:
             kernel.dispatcher.compile(signature)
         kernel.dispatcher.disable_compile()
+        if kernel.is_inner:  # what numba would call from Python is not there: refuse, not crash
+            kernel.dispatcher._clear()  # noqa: SLF001 - see `kernel`
         self._timings[kernel.name] = Timing(
             name=kernel.name,
             seconds=time.perf_counter() - begin,

@@ -1,0 +1,201 @@
+"""What a server spends on an echoed message of JSON that is compressed both ways (RFC 7692).
+
+    python benches/bench_deflate.py --output benches/results/deflate.json
+
+All servers are asked for the same: no context takeover on either side, windows of 2**15
+octets. Each is compared with those that compress at the same level. A server's replies are
+learnt beforehand: inflated, held against what was sent, and from then on compared octet by
+octet, since without context a message is always compressed the same. See `bench_echo` for
+how CPU time is measured, and what makes a row doubtful.
+"""
+
+import argparse
+import collections
+import contextlib
+import json
+import socket
+import statistics
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+
+import attrs
+import numpy as np
+from bench_echo import GENERATOR_CORE, Sample, Server, measure, median, on_core, running
+from load import Load, Shape, upgrade
+from surroundings import describe, keep
+
+PEERS = Path(__file__).resolve().parent / "peers"
+OFFER = (
+    "Sec-WebSocket-Extensions: permessage-deflate; "
+    "server_no_context_takeover; client_no_context_takeover\r\n"
+)
+CANDIDATES = 400  # messages, of which those are sent that make frames of one size
+MOST_VARIANTS = 17
+TEXT_COMPRESSED = 0xC1  # FIN, RSV1, text (RFC 6455 §5.2, RFC 7692 §6)
+TAIL = b"\x00\x00\xff\xff"  # that every message is sent without (§7.2.1)
+SIZE = 1024  # octets of a message
+
+
+def _python(script: str, *args: str) -> Sequence[str]:
+    return (sys.executable, str(PEERS / script), *args)
+
+
+SERVERS: Mapping[str, Sequence[str]] = {
+    "triows level 1": _python("triows_deflate_echo.py", "1"),
+    "aiohttp level 1": _python("aiohttp_echo.py", "deflate"),
+    "websockets level 1": _python("websockets_uvloop_echo.py", "1"),
+    "triows level 3": _python("triows_deflate_echo.py", "3"),
+    "triows level 3, stream": _python("triows_deflate_echo.py", "3", "stream"),
+    "websockets level 3": _python("websockets_uvloop_echo.py", "3"),
+    "triows level 6": _python("triows_deflate_echo.py", "6"),
+    "websockets level 6": _python("websockets_uvloop_echo.py", "6"),
+}
+"""Name, whose end is its level, to command."""
+
+
+def make_message(chance: Random) -> bytes:
+    """Return *SIZE* octets of JSON such as an application sends."""
+    rows: list[dict[str, object]] = []
+    while len(json.dumps(rows)) < SIZE - 120:
+        rows.append(
+            {
+                "id": chance.randrange(10**6),
+                "symbol": chance.choice(["ABC", "XYZ", "QRS", "TUV"]),
+                "price": round(chance.uniform(10, 500), 2),
+                "note": chance.choice(["open", "filled in part", "filled", "cancelled"]),
+            }
+        )
+    text = json.dumps(rows)
+    return text.encode() + b" " * (SIZE - len(text))
+
+
+def build_frame(message: bytes, key: bytes) -> bytes:
+    """Compress *message* and build its frame, masked with *key*."""
+    deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
+    payload = (deflater.compress(message) + deflater.flush(zlib.Z_SYNC_FLUSH)).removesuffix(TAIL)
+    size = len(payload)
+    assert 126 <= size < 65_536, size
+    mask = np.resize(np.frombuffer(key, np.uint8), size)
+    masked = (np.frombuffer(payload, np.uint8) ^ mask).tobytes()
+    return bytes([TEXT_COMPRESSED, 0x80 | 126]) + size.to_bytes(2, "big") + key + masked
+
+
+def receive_exactly(sock: socket.socket, size: int) -> bytes:
+    """Return the next *size* octets."""
+    octets = bytearray()
+    while len(octets) < size:
+        piece = sock.recv(size - len(octets))
+        assert piece, "the server has closed"
+        octets += piece
+    return bytes(octets)
+
+
+def learn(server: Server, message: bytes, frame: bytes, sock: socket.socket) -> bytes:
+    """Return the frame that *server* echoes *message* with, which must mean the same."""
+    sock.sendall(frame)
+    head = receive_exactly(sock, 4)
+    assert head[:2] == bytes([TEXT_COMPRESSED, 126]), f"{server.name} does not compress: {head!r}"
+    payload = receive_exactly(sock, int.from_bytes(head[2:]))
+    assert zlib.decompressobj(-15).decompress(payload + TAIL) == message, server.name
+    return head + payload
+
+
+def make_batches(server: Server) -> tuple[np.ndarray, np.ndarray]:
+    """Choose messages whose frames and replies are of one size, and return all of these."""
+    chance = Random(7692)
+    by_size = collections.defaultdict(list)
+    with upgrade(server.host, server.port, fields=OFFER) as sock:
+        for _ in range(CANDIDATES):
+            message = make_message(chance)
+            frame = build_frame(message, chance.randbytes(4))
+            reply = learn(server, message, frame, sock)
+            by_size[len(frame), len(reply)].append((frame, reply))
+    pairs = max(by_size.values(), key=len)[:MOST_VARIANTS]
+    assert len(pairs) > 1, "all messages are of different sizes"
+    frames, replies = (
+        np.stack([np.frombuffer(octets, np.uint8) for octets in column])
+        for column in zip(*pairs, strict=True)
+    )
+    return frames, replies
+
+
+def mean_reply(server: Server) -> float:
+    """Return the mean size of a reply's payload, over all candidates."""
+    chance = Random(7692)
+    sizes = []
+    with upgrade(server.host, server.port, fields=OFFER) as sock:
+        for _ in range(CANDIDATES):
+            message = make_message(chance)
+            frame = build_frame(message, chance.randbytes(4))
+            sizes.append(len(learn(server, message, frame, sock)) - 4)
+    return statistics.mean(sizes)
+
+
+def level_of(name: str) -> str:
+    """Return the level that a server compresses at."""
+    return name.partition("level ")[2].partition(",")[0]
+
+
+def report(
+    samples: Mapping[str, Sequence[Sample]], sizes: Mapping[str, float]
+) -> dict[str, object]:
+    """Print each server's row, with the best peer of its level, and return all of them."""
+    rows: dict[str, object] = {}
+    for name, taken in samples.items():
+        middle = median(taken)
+        ratios = {
+            peer: statistics.median(a.cpu_us / b.cpu_us for a, b in zip(taken, others, strict=True))
+            for peer, others in samples.items()
+            if level_of(peer) == level_of(name) and not peer.startswith("triows")
+        }
+        against = ", ".join(f"x{ratio:.3f} of {peer.split()[0]}" for peer, ratio in ratios.items())
+        print(
+            f"{name:<24} {middle.cpu_us:8.2f} µs/message  {sizes[name]:6.1f} octets of {SIZE}"
+            f"  {middle.rate:9,.0f}/s  {against}  {', '.join(middle.doubts)}".rstrip(),
+            flush=True,
+        )
+        rows[name] = {
+            "median": attrs.asdict(middle),
+            "mean_octets": sizes[name],
+            "ratios": ratios,
+            "doubts": middle.doubts,
+            "samples": [attrs.asdict(sample) for sample in taken],
+        }
+    return rows
+
+
+def run(connections: int, seconds: float, rounds: int) -> dict[str, object]:
+    """Measure all servers in turn, so many rounds."""
+    shape = Shape(connections=connections, octets=SIZE)
+    samples: dict[str, list[Sample]] = {name: [] for name in SERVERS}
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(running(n, c)) for n, c in SERVERS.items()]
+        stack.enter_context(on_core(GENERATOR_CORE))
+        sizes = {server.name: mean_reply(server) for server in servers}
+        batches = {server.name: make_batches(server) for server in servers}
+        for _ in range(rounds):
+            for server in servers:
+                load = Load(
+                    server.host, server.port, shape, fields=OFFER, batches=batches[server.name]
+                )
+                samples[server.name].append(measure(server, load, seconds))
+    return {"shape": str(shape), "servers": report(samples, sizes)}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the bench and keep its figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--connections", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="a JSON file, say below benches/results/")
+    args = parser.parse_args(argv)
+    results = run(args.connections, args.seconds, args.rounds)
+    keep({**describe(__file__, argv or sys.argv[1:]), **results}, args.output)
+
+
+if __name__ == "__main__":
+    main()

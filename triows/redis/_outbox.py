@@ -1,0 +1,120 @@
+"""What waits to be published: in order, in batches, bounded in octets. No I/O.
+
+A batch has a number, and stays as it is until Redis has taken it: no one knows of a broken
+connection whether the batch under way had arrived, and Redis tells by the number.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, Final
+
+import attrs
+
+from triows.redis._wire import Parcel, pack
+
+LARGEST_BATCH: Final = 1_000
+"""Items that are published at once."""
+
+LARGEST_BATCH_OCTETS: Final = 2**20
+"""Octets of them, but for the last one."""
+
+
+MOST_LOST: Final = 10_000
+"""Rooms of which it is remembered how many items were dropped; those whose loss is newest."""
+
+
+@attrs.frozen
+class Outgoing:
+    """An item that waits to be published."""
+
+    room: str
+    parcel: Parcel
+    octets: bytes
+
+
+class Outbox:
+    """What waits.
+
+    Args:
+        most: octets that may wait.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.octets = 0
+        """Of items that wait, those under way among them."""
+        self.batch = 0
+        """The number of the batch that was begun last."""
+        self._most = most
+        self._lost: OrderedDict[str, int] = OrderedDict()  # of each room, before what waits
+        self._waiting: deque[Outgoing] = deque()
+        self._under_way: list[Outgoing] = []
+        self._arguments: list[Any] = []  # of the batch under way
+
+    def __bool__(self) -> bool:
+        return bool(self._arguments or self._waiting or self._lost)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one who can wait need not."""
+        return self.octets < self._most
+
+    def append(self, room: str, parcel: Parcel) -> None:
+        """Put an item last.
+
+        Raises:
+            TypeError, UnicodeEncodeError: it cannot be sent; nothing was done.
+        """
+        octets = pack(parcel)
+        self._waiting.append(Outgoing(room, parcel, octets))
+        self.octets += len(octets)
+
+    def waiting(self) -> Iterator[Outgoing]:
+        """Go through what waits, in order, the batch under way first."""
+        return chain(self._under_way, self._waiting)
+
+    def drop(self) -> list[Outgoing]:
+        """Drop the oldest, as long as there is too much; but for what is under way.
+
+        How many they were is remembered: their numbers are given out.
+        """
+        dropped = []
+        while self._waiting and self.octets > self._most:
+            one = self._waiting.popleft()
+            self.octets -= len(one.octets)
+            self._lost[one.room] = self._lost.pop(one.room, 0) + 1
+            if len(self._lost) > MOST_LOST:
+                self._lost.popitem(last=False)
+            dropped.append(one)
+        return dropped
+
+    def begin_batch(self) -> list[Any]:
+        """Return what to publish next, or once more if it is not known that it was.
+
+        Returns:
+            For each room its name, how many items were lost, how many follow, those items.
+        """
+        if not self._arguments:
+            self.batch += 1
+            self._fill()
+            rooms: dict[str, list[bytes]] = {name: [] for name in self._lost}
+            for one in self._under_way:
+                rooms.setdefault(one.room, []).append(one.octets)
+            for name, items in rooms.items():
+                self._arguments += [name, self._lost.get(name, 0), len(items), *items]
+            self._lost.clear()
+        return self._arguments
+
+    def _fill(self) -> None:
+        octets = 0
+        while self._waiting and len(self._under_way) < LARGEST_BATCH:
+            self._under_way.append(self._waiting.popleft())
+            octets += len(self._under_way[-1].octets)
+            if octets >= LARGEST_BATCH_OCTETS:
+                break
+
+    def end_batch(self) -> list[Outgoing]:
+        """Take out what Redis has taken, and return it."""
+        taken, self._under_way, self._arguments = self._under_way, [], []
+        self.octets -= sum(len(one.octets) for one in taken)
+        return taken
