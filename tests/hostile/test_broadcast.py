@@ -11,6 +11,7 @@ import time
 import tracemalloc
 
 import pytest
+import trio
 
 from tests.unit.test_fanout import SMALL, Hall, hear_all, number, numbers
 from tests.unit.test_turn import drain
@@ -98,17 +99,22 @@ def test_stalled_members_do_not_delay_the_others(warm, many_descriptors):
 
 @pytest.mark.parametrize(
     "policy",
-    [Policy.DROP_OLDEST, Policy.DROP_NEWEST, Policy.LATEST(len), Policy.DISCONNECT],
-    ids=repr,
+    [Policy.BLOCK, Policy.DROP_OLDEST, Policy.DROP_NEWEST, Policy.LATEST(len), Policy.DISCONNECT],
+    ids=["block", "oldest", "newest", "latest", "disconnect"],
 )
-def test_a_stalled_member_holds_what_is_said(warm, policy):
+@pytest.mark.parametrize("capacity", [8, Capacity(octets=8 * 20_054)], ids=["items", "octets"])
+def test_a_stalled_member_holds_what_is_said(warm, policy, capacity):
     """Its capacity of items that no one else holds, 64 KiB and a message in its queue, no more."""
     size, items, others = 20_000, 8, 200_000
-    with open_room(policy, items, members=0, stalled=5) as (hall, _, slow):
+    refused = 0
+    with open_room(policy, capacity, members=0, stalled=5) as (hall, _, slow):
         tracemalloc.start()
         try:
             for i in range(300):
-                hall.channel.publish_nowait(i.to_bytes(4) + bytes(size + i % 50))
+                try:
+                    hall.channel.publish_nowait(i.to_bytes(4) + bytes(size + i % 50))
+                except trio.WouldBlock:
+                    refused += 1
                 hall.pair.turn(1)
                 for attachment in hall.attachments.values():
                     assert attachment.statistics().waiting_items <= items
@@ -120,3 +126,7 @@ def test_a_stalled_member_holds_what_is_said(warm, policy):
         assert peak < 2 * 2 * items * (size + 50) + others
         counts = hall.channel.statistics()
         assert counts.offered == counts.delivered + counts.dropped + counts.closed
+        assert counts.published == 300 - refused
+        assert (refused > 0) is (policy is Policy.BLOCK)
+        assert (counts.dropped > 0) is (policy not in (Policy.BLOCK, Policy.DISCONNECT))
+        assert counts.closed == (len(slow) if policy is Policy.DISCONNECT else 0)
