@@ -19,8 +19,8 @@ from surroundings import describe, keep
 
 from triows import BroadcastChannel, Policy
 
-COUNTS = (10, 100, 1_000, 10_000)
-PUBLISHES = 200
+COUNTS = (10, 100, 1_000, 10_000, 40_000)
+PUBLISHES = 100
 ROUNDS = 5
 
 

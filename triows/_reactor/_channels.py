@@ -749,13 +749,17 @@ class ChannelDriver(InlineDriver):
     async def _let_publish(self) -> None:
         """Give tasks some passes more to publish, where to send it all costs far more than these.
 
-        A task that publishes what it receives does so once a pass.
+        A task that publishes what it receives does so once a pass; as Trio changes the order of
+        tasks from pass to pass, one pass that brings nothing says nothing, two do.
         """
+        fan = self._loop.fan
+        due, brought_nothing = fan.due, 0
         for _ in range(MORE_PASSES):
-            is_busy = trio.lowlevel.current_statistics().tasks_runnable
-            if not is_busy or self._loop.fan.weight < WORTH_A_PASS:
+            if brought_nothing == 2 or fan.weight < WORTH_A_PASS:
                 break
             await trio.lowlevel.cancel_shielded_checkpoint()
+            before, due = due, fan.due
+            brought_nothing = 0 if due > before else brought_nothing + 1
 
     def _forget(self, _: object) -> trio.lowlevel.Abort:
         self._sleeper = None
