@@ -153,7 +153,6 @@ else:
 _RECVFROM, _SENDTO = {"x86_64": (45, 44), "aarch64": (207, 206)}.get(platform.machine(), (0, 0))
 
 if JIT and _SENDTO:  # pragma: no cover - as above
-
     # By number: libc's own functions make every call a place where the thread may be cancelled,
     # which costs a hundredth of the smallest echo in a process of several threads.
     @kernel("int64(int64, int64, int64, int64)", inline=True)
