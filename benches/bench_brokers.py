@@ -4,7 +4,8 @@
         --output benches/results/brokers.json
 
 **Delivery**: so many processes publish RATE messages a second between them, all in the same rooms,
-and each notes how late those of the others come. **Rooms**: one process, whose tasks receive what
+and each notes how late those of the others come. **Round**: what Redis spends on a message, by the
+number of connections that it goes to. **Rooms**: one process, whose tasks receive what
 one of them publishes, as fast as that goes, with and without Redis. **Fan-out**: one server's
 WebSockets, one of which sends, with a window, as in `bench_fanout`: there each turn of the window
 waits for Redis. With and without Redis take turns, and before that the one without is measured
@@ -14,21 +15,26 @@ against itself. Redis is started on the core of the generator. Linux only.
 import argparse
 import contextlib
 import json
+import selectors
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench_echo import GENERATOR_CORE, SERVER_CORE, on_core, running
 from bench_fanout import alternate, report
+from brokers_peer import SETTLE
 from fanout_load import Shape, warm_up
 from surroundings import describe, keep
 
 HERE = Path(__file__).resolve().parent
 PEER = HERE / "brokers_peer.py"
+PUBLISHER = HERE / "brokers_publisher.py"
 ROOMS = HERE / "brokers_rooms.py"
 SERVER = (sys.executable, str(HERE / "brokers_server.py"))
 
@@ -60,7 +66,7 @@ def deliver(url: str, count: int, args: argparse.Namespace) -> dict[str, object]
         )
         for n in range(count)
     ]
-    seen = []
+    seen, spent = [], redis_cpu(url)
     for process in processes:
         out, _ = process.communicate(timeout=args.seconds + 60)
         if process.returncode:
@@ -75,7 +81,44 @@ def deliver(url: str, count: int, args: argparse.Namespace) -> dict[str, object]
             f"worst {one['max_ms']:.1f} ms, {one['cpu_share']:.0%} of a core",
             flush=True,
         )
-    return {"processes": count, "expected": share, "seen": seen}
+    spent = (redis_cpu(url) - spent) / (args.rate * (args.seconds + SETTLE))
+    print(f"Redis: {1e6 * spent:.1f} µs of CPU for each message")
+    return {"processes": count, "expected": share, "redis_cpu_us": 1e6 * spent, "seen": seen}
+
+
+def send_round(url: str, count: int, args: argparse.Namespace) -> dict[str, object]:
+    """Have a message go to so many connections; returns and prints what Redis spends on it."""
+    path, prefix = url.removeprefix("redis+unix://"), f"round-{count}:"
+    is_over = threading.Event()
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for _ in range(count):
+            subscriber = stack.enter_context(socket.socket(socket.AF_UNIX))
+            subscriber.connect(path)
+            subscriber.sendall(f"SUBSCRIBE {prefix}c:room\r\n".encode())
+            selector.register(subscriber, selectors.EVENT_READ)
+
+        def read() -> None:
+            while not is_over.is_set():
+                for key, _ in selector.select(0.1):
+                    key.fileobj.recv(2**16)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        spent, numbers = redis_cpu(url), (str(args.rate), "4")
+        subprocess.run([sys.executable, PUBLISHER, url, prefix, *numbers], check=True)
+        spent = 1e6 * (redis_cpu(url) - spent) / (4 * args.rate)
+        is_over.set()
+        reader.join()
+    print(f"{count} subscribers: Redis spends {spent:.1f} µs of CPU on a message", flush=True)
+    return {"subscribers": count, "redis_cpu_us": spent}
+
+
+def redis_cpu(url: str) -> float:
+    """Return the seconds of CPU, of the system's too, that Redis has spent."""
+    command = ["redis-cli", "-s", url.removeprefix("redis+unix://"), "info", "cpu"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = dict(line.strip().split(":") for line in told.splitlines() if ":" in line)
+    return float(lines["used_cpu_sys"]) + float(lines["used_cpu_user"])
 
 
 def fill_rooms(url: str, args: argparse.Namespace) -> dict[str, object]:
@@ -133,6 +176,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--processes", default="2,4", help="how many, comma-separated")
+    parser.add_argument("--subscribers", default="1,50,100", help="of one room, comma-separated")
     parser.add_argument("--rate", type=int, default=5_000, help="messages a second, of all")
     parser.add_argument("--seconds", type=int, default=10, help="of publishing")
     parser.add_argument("--rooms", type=int, default=10)
@@ -157,6 +201,8 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         counts = [int(count) for count in args.processes.split(",") if count]
         found: dict[str, object] = {"redis": version.stdout.strip()}
         found["delivery"] = [deliver(url, count, args) for count in counts]
+        audiences = [int(count) for count in args.subscribers.split(",") if count]
+        found["round"] = [send_round(url, count, args) for count in audiences]
         if args.rounds:
             found["rooms"] = fill_rooms(url, args)
             warm_up()

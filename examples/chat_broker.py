@@ -1,7 +1,4 @@
-"""A chat: rooms, names, presence, history, and a page to use it with, all on one port.
-
-The parts are in `chat`, beside this file.
-"""
+"""A chat: rooms, names, presence, history, and a page to use it with, all on one port."""
 
 import argparse
 import gc
@@ -12,7 +9,7 @@ from typing import Any
 import trio
 
 import triows
-from chat import LARGEST, SUBPROTOCOL, Directory, Front, log_as_json, serve_member
+from chat import LARGEST, SUBPROTOCOL, Directory, Front, log_as_json, open_chat, serve_member
 
 
 async def run(directory: Directory, host: str, port: int, **options: Any) -> None:
@@ -39,21 +36,24 @@ async def run(directory: Directory, host: str, port: int, **options: Any) -> Non
         nursery.cancel_scope.cancel()  # which tells every client that the server goes: 1001
 
 
+async def start(args: argparse.Namespace) -> None:
+    async with open_chat(args.history, args.max_clients, args.redis) as directory:
+        await run(directory, args.host, args.port, driver=args.driver)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8765, help="0 for a free one (%(default)s)")
-    parser.add_argument(
-        "--history", type=int, default=200, help="messages kept for each room (%(default)s)"
-    )
+    parser.add_argument("--history", type=int, default=200, help="messages shown (%(default)s)")
     parser.add_argument(
         "--max-clients", type=int, default=10_000, help="at the same time (%(default)s)"
     )
     parser.add_argument("--driver", default="auto", help="auto, reactor or stream (%(default)s)")
+    parser.add_argument("--redis", metavar="URL", nargs="+", help="be one chat with all on these")
     args = parser.parse_args()
     log_as_json()
-    directory = Directory(args.history, args.max_clients)
-    trio.run(partial(run, directory, args.host, args.port, driver=args.driver))
+    trio.run(start, args)
 
 
 if __name__ == "__main__":

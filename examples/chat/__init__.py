@@ -1,13 +1,23 @@
 """A chat over triows: rooms, names, presence, history, and a page to use it with.
 
-`directory` knows who is where, `member` serves one connection, `protocol` knows what may be
-said, `lines` speaks it with people at a terminal, `web` hands out the page.
+`directory` knows who is where, `machines` has it go round over Redis, `member` serves one
+connection, `protocol` knows what may be said, `lines` speaks it with people at a terminal, `web`
+hands out the page.
 """
 
 from chat.directory import Directory
 from chat.member import serve_member
+from chat.opening import open_chat
 from chat.protocol import LARGEST, SUBPROTOCOL
 from chat.records import log_as_json
 from chat.web import Front
 
-__all__ = ["LARGEST", "SUBPROTOCOL", "Directory", "Front", "log_as_json", "serve_member"]
+__all__ = [
+    "LARGEST",
+    "SUBPROTOCOL",
+    "Directory",
+    "Front",
+    "log_as_json",
+    "open_chat",
+    "serve_member",
+]

@@ -7,13 +7,17 @@ import itertools
 import secrets
 import time
 from collections import OrderedDict, deque
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
 import triows
 from chat.forms import FORMS, PROGRAM, Form
 from chat.protocol import RULES, Event, Refused, clean_name
+
+if TYPE_CHECKING:
+    from chat.machines import Machines
 
 PATIENCE: Final = 200
 """Messages that may wait for a member that does not read them."""
@@ -39,9 +43,13 @@ class Room:
 
     name: str
     history: int
+    machines: "Machines | None" = None
+    """By which what is said goes round, and comes back numbered; without, it is numbered here."""
     log: str = attrs.field(factory=lambda: secrets.token_hex(4))
     """Names the numbering of its messages: a room that is made anew begins another one."""
     members: dict[str, None] = attrs.field(factory=dict)
+    awaited: int = 0
+    """How many are about to come in."""
     is_over: bool = False
     """Whether nothing but its end is worth telling any more."""
     said: dict[Form, triows.BroadcastChannel[str]] = attrs.field(init=False)
@@ -59,27 +67,62 @@ class Room:
         return self.said[PROGRAM].number
 
     def say(self, nick: str, text: str, message_id: str | None) -> None:
-        """Publish a message, unless it was published before."""
+        """Publish a message, unless it was published before.
+
+        Raises:
+            Refused: there is too much to say.
+        """
         if message_id in self._ids:
             return
-        event: Event = {
-            "type": "message",
-            "room": self.name,
-            "log": self.log,
-            "seq": self.number + 1,
-            "time": round(time.time(), 3),
-            "nick": nick,
-            "text": text,
-        }
+        event: Event = {"time": round(time.time(), 3), "nick": nick, "text": text}
         if message_id is not None:
-            self._ids.append(message_id)
             event["id"] = message_id
-        _publish(event, self.said)
+        if self.machines is None:
+            self.take(event)
+        else:
+            self.machines.say(self, event)
 
     def sign(self, kind: str, **fields: str) -> None:
         """Publish what is true for the moment."""
+        event = {"type": kind, "room": self.name, **fields}
+        if self.machines is None:
+            self.show(event)
+        else:
+            self.machines.sign(self, event)
+
+    def end(self, text: str) -> None:
+        """Publish what is the end here, and nothing that is true for the moment any more."""
+        self.show({"type": "bye", "room": self.name, "text": text})
+        self.is_over = True
+
+    # What goes to the members: from here, or from all machines in one order.
+
+    def begin(self, log: str, number: int, events: Sequence[Event]) -> None:
+        """See `chat.machines.Room`."""
+        self.log = log
+        first = number - len(events) + 1
+        numbered = [self._number(event, seq) for seq, event in enumerate(events, first)]
+        for form, channel in self.said.items():
+            channel.begin(number, [form.write(event) or "" for event in numbered], log)
+
+    def take(self, event: Event) -> None:
+        """See `chat.machines.Room`."""
+        _publish(self._number(event, self.number + 1), self.said)
+
+    def skip(self, count: int) -> None:
+        """See `chat.machines.Room`."""
+        for channel in self.said.values():
+            channel.skip(count)
+
+    def show(self, event: Event) -> None:
+        """See `chat.machines.Room`."""
         if not self.is_over:
-            _publish({"type": kind, "room": self.name, **fields}, self.signs)
+            _publish(event, self.signs)
+
+    def _number(self, event: Event, seq: int) -> Event:
+        if "id" in event:
+            self._ids.append(event["id"])
+        return {"type": "message", "room": self.name, "log": self.log, "seq": seq, **event}
 
 
 def _publish(event: Event, channels: dict[Form, triows.BroadcastChannel[str]]) -> None:
@@ -105,13 +148,20 @@ class Directory:
     Args:
         history: messages of each room that newcomers are given, 0 or more.
         max_clients: connections at once, 1 or more.
+        machines: the others that this one is to be one chat with.
 
     Attributes:
         clients: connections now.
     """
 
-    def __init__(self, history: int = 200, max_clients: int = 10_000) -> None:
+    def __init__(
+        self,
+        history: int = 200,
+        max_clients: int = 10_000,
+        machines: "Machines | None" = None,
+    ) -> None:
         self._history = history
+        self._machines = machines
         self._max_clients = max_clients
         self.clients = 0
         self._members: dict[str, Member] = {}  # by name, as names are compared
@@ -128,8 +178,7 @@ class Directory:
     def say_goodbye(self) -> None:
         """Tell everyone that the chat is about to go, and no more who leaves because of that."""
         for room in self._rooms.values():
-            room.sign("bye", text="The server is shutting down.")
-            room.is_over = True
+            room.end("The server is shutting down.")
 
     # Names and sessions.
 
@@ -190,7 +239,7 @@ class Directory:
                 return known[key]
         if len(self._rooms) >= MOST_ROOMS:
             raise Refused("room", "there are rooms enough; join one of them")
-        return Room(key, self._history)
+        return Room(key, self._history, self._machines)
 
     def take_up(self, room: Room) -> None:
         """Have a room that someone comes into."""
@@ -198,7 +247,41 @@ class Directory:
         self._rooms[room.name] = room
 
     def put_aside(self, room: Room) -> None:
-        """Keep a room that no one is in any more for a while: its history."""
-        self._idle[room.name] = self._rooms.pop(room.name)
+        """Keep a room for a while, if no one is in it any more: its history."""
+        if room.members or room.awaited or self._rooms.get(room.name) is not room:
+            return
+        del self._rooms[room.name]
+        if self._machines is not None:
+            self._machines.part(room)  # which have its history
+            return
+        self._idle[room.name] = room
         if len(self._idle) > IDLE_ROOMS:
             self._idle.popitem(last=False)
+
+    async def meet(self, room: Room) -> list[str]:
+        """Get a room ready to be come into; returns who is in it elsewhere."""
+        if self._machines is None:
+            return []
+        self.take_up(room)
+        room.awaited += 1
+        try:
+            return await self._machines.meet(room)
+        finally:
+            room.awaited -= 1
+
+    async def everyone_in(self, room: Room) -> list[str]:
+        """Return who is in a room, here and elsewhere."""
+        others = [] if self._machines is None else await self._machines.members(room)
+        return list(dict.fromkeys([*room.members, *others]))
+
+    def list_in(self, room: Room, nick: str) -> None:
+        """List someone as being in a room."""
+        room.members[nick] = None
+        if self._machines is not None:
+            self._machines.announce(room, nick)
+
+    def unlist_in(self, room: Room, nick: str) -> None:
+        """Do so no more."""
+        del room.members[nick]
+        if self._machines is not None:
+            self._machines.withdraw(room, nick)

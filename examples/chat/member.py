@@ -123,7 +123,9 @@ class Member:
                 await self.rename(wanted)
             case {"type": "who", "room": name}:
                 room = self.room(name)
-                await self.tell("members", room=room.name, members=list(room.members))
+                await self.tell(
+                    "members", room=room.name, members=await self.directory.everyone_in(room)
+                )
             case {"type": "notice", "text": text}:
                 await self.tell("notice", text=text)
 
@@ -144,26 +146,28 @@ class Member:
             if room in self.rooms:
                 raise Refused("room", f"you are in {room.name} already")
             try:
-                self._appear(room)
+                self._appear(room, await self.directory.meet(room))
                 break
             except trio.WouldBlock:  # until what was sent before has been read
                 await trio.sleep(0.05)
+            finally:
+                self.directory.put_aside(room)  # if nothing came of it
         after = event.get("after") if event.get("log") == room.log else None
         if after is None or not 0 <= after <= room.number:
             after = max(0, room.number - room.history)
         await self._listen(room, after)
 
-    def _appear(self, room: Room) -> None:
+    def _appear(self, room: Room, others: list[str]) -> None:
         """Be listed in a room, and told who is there, now and from now on.
 
         All of that at once, so that no one comes or goes in between.
         """
-        members = [*room.members, self.nick]
+        members = list(dict.fromkeys([*room.members, *others, self.nick]))
         joined = {"type": "joined", "room": room.name, "log": room.log, "members": members}
         self.ws.send_nowait(self.form.write(joined) or "")
         self.directory.take_up(room)
         room.sign("presence", event="joined", nick=self.nick)
-        room.members[self.nick] = None
+        self.directory.list_in(room, self.nick)
         self.rooms[room] = []
         attachment = room.signs[self.form].attach(self.ws, triows.Policy.DROP_NEWEST)
         self.rooms[room].append(attachment)
@@ -195,17 +199,16 @@ class Member:
         """Be in a room no longer."""
         for attachment in self.rooms.pop(room):
             attachment.detach()
-        del room.members[self.nick]
+        self.directory.unlist_in(room, self.nick)
         room.sign("presence", event="left", nick=self.nick)
-        if not room.members:
-            self.directory.put_aside(room)
+        self.directory.put_aside(room)
 
     async def rename(self, wanted: str) -> None:
         """Take another name."""
         was = self.directory.rename(self, wanted)
         for room in self.rooms:
-            del room.members[was]
-            room.members[self.nick] = None
+            self.directory.unlist_in(room, was)
+            self.directory.list_in(room, self.nick)
             room.sign("presence", event="renamed", nick=self.nick, was=was)
         await self.tell("nick", nick=self.nick)
 
