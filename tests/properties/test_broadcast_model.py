@@ -52,6 +52,13 @@ POLICIES = {
     "disconnect": Policy.DISCONNECT,
 }
 
+SUBSCRIBERS = st.tuples(
+    st.sampled_from(sorted(POLICIES)),
+    st.integers(1, 4),
+    st.sampled_from([float("inf"), 1, 6, 12]),
+)
+ITEMS = st.binary(min_size=1, max_size=8)
+
 
 @attrs.define(eq=False)
 class Naive:
@@ -240,40 +247,21 @@ class BroadcastMachine(RuleBasedStateMachine):
 
     # Rules.
 
-    @initialize(history=st.integers(0, 4))
-    def open(self, history: int) -> None:
-        """Make the channel."""
+    @initialize(
+        target=members, history=st.integers(0, 4), subscribers=st.lists(SUBSCRIBERS, min_size=3)
+    )
+    def open(self, history: int, subscribers: list[tuple[str, int, float]]) -> Any:
+        """Make the channel, with some subscribers."""
         self.channel: BroadcastChannel[bytes] = BroadcastChannel(history)
         self.history = deque(maxlen=history)
+        return multiple(*(self._subscribe(*one) for one in subscribers))
 
-    @rule(
-        target=members,
-        kind=st.sampled_from(sorted(POLICIES)),
-        most=st.integers(1, 4),
-        octets=st.sampled_from([float("inf"), 1, 6, 12]),
-    )
-    def subscribe(self, kind: str, most: int, octets: float) -> Member:
+    @rule(target=members, subscriber=SUBSCRIBERS)
+    def subscribe(self, subscriber: tuple[str, int, float]) -> Member:
         """Join, and be given the end of the history that there is room for."""
-        member = Member(Naive(kind, most, octets))
+        return self._subscribe(*subscriber)
 
-        async def enter() -> None:
-            capacity = Capacity(items=most, octets=octets)
-            context = self.channel.subscribe(POLICIES[kind], capacity)
-            member.subscription = await context.__aenter__()
-            member.leave = context.__aexit__
-
-        self.do(enter)
-        fitting: list[bytes] = []
-        for item in reversed(self.history):
-            probe = Naive("block", most, octets, queue=list(fitting))
-            if not probe.fits(item):
-                break
-            fitting.insert(0, item)
-        for item in fitting:
-            self._count(1, member.model.offer(item))
-        self.present.append(member)
-        return member
-
+    @precondition(lambda self: len(self.present) > 2)
     @rule(member=consumes(members))
     def unsubscribe(self, member: Member) -> None:
         """Leave; what was not received is gone."""
@@ -286,10 +274,13 @@ class BroadcastMachine(RuleBasedStateMachine):
             assert member.got == member.model.got
             self._publish_waiting()
 
-    @rule(item=st.binary(min_size=1, max_size=8))
-    def publish_nowait(self, item: bytes) -> None:
-        """Publish to all, or to no one."""
+    @rule(items=st.lists(ITEMS, min_size=1, max_size=5))
+    def publish_nowait(self, items: list[bytes]) -> None:
+        """Publish to all, or to no one, one after the other."""
+        for item in items:
+            self._publish_nowait(item)
 
+    def _publish_nowait(self, item: bytes) -> None:
         async def publish() -> Delivery | None:
             try:
                 return self.channel.publish_nowait(item)
@@ -301,7 +292,8 @@ class BroadcastMachine(RuleBasedStateMachine):
         assert delivery == expected
         self._settle()
 
-    @rule(target=publishings, item=st.binary(min_size=1, max_size=8))
+    @precondition(lambda self: len(self.waiting) < 4)
+    @rule(target=publishings, item=ITEMS)
     def publish(self, item: bytes) -> Any:
         """Publish once there is room for all."""
         publishing = Publishing(item)
@@ -325,9 +317,13 @@ class BroadcastMachine(RuleBasedStateMachine):
             self._calm()
             self._cancel_publish(publishing)
 
-    @rule(member=members)
-    def start_receiving(self, member: Member) -> None:
-        """Receive what there is, or wait for it."""
+    @rule(member=members, count=st.integers(1, 4))
+    def start_receiving(self, member: Member, count: int) -> None:
+        """Receive what there is, so many times, or wait for it."""
+        for _ in range(count):
+            self._start_receiving(member)
+
+    def _start_receiving(self, member: Member) -> None:
         if member not in self.present or member.model.is_waiting:
             return
         self._calm()
@@ -365,6 +361,27 @@ class BroadcastMachine(RuleBasedStateMachine):
         self._settle()
 
     # What several rules do.
+
+    def _subscribe(self, kind: str, most: int, octets: float) -> Member:
+        member = Member(Naive(kind, most, octets))
+
+        async def enter() -> None:
+            capacity = Capacity(items=most, octets=octets)
+            context = self.channel.subscribe(POLICIES[kind], capacity)
+            member.subscription = await context.__aenter__()
+            member.leave = context.__aexit__
+
+        self.do(enter)
+        fitting: list[bytes] = []
+        for item in reversed(self.history):
+            probe = Naive("block", most, octets, queue=list(fitting))
+            if not probe.fits(item):
+                break
+            fitting.insert(0, item)
+        for item in fitting:
+            self._count(1, member.model.offer(item))
+        self.present.append(member)
+        return member
 
     def _cancel_publish(self, publishing: Publishing) -> None:
         self.do(self._cancel, publishing.scope)
@@ -445,7 +462,7 @@ class BroadcastMachine(RuleBasedStateMachine):
 class TestEveryPolicy(BroadcastMachine.TestCase):
     """Every policy is as its model."""
 
-    settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+    settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
 
 
 @pytest.mark.slow
@@ -453,4 +470,4 @@ class TestEveryPolicy(BroadcastMachine.TestCase):
 class TestEveryPolicyAtLength(BroadcastMachine.TestCase):
     """Every policy is as its model, for longer."""
 
-    settings = settings(max_examples=1_500, stateful_step_count=60, deadline=None)
+    settings = settings(max_examples=600, stateful_step_count=60, deadline=None)
