@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "triows-inline": (*FANOUT, "--api", "compiled", "--threads", "0"),
     "triows-callback": (*FANOUT, "--api", "callback"),
     "triows-reactor": (*FANOUT, "--driver", "reactor"),
+    "triows-batch": (*FANOUT, "--driver", "reactor", "--api", "batch"),
     "triows-stream": (*FANOUT, "--driver", "stream"),
     "picows": (sys.executable, str(HERE / "peers" / "picows_fanout.py")),
     "websockets": (sys.executable, str(HERE / "peers" / "websockets_fanout.py")),

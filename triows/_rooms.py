@@ -8,7 +8,17 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from triows._broadcast import BroadcastChannel, Capacity, Delivery, Policy, Subscription
+from triows._broadcast import (
+    ATTACHED,
+    Attachment,
+    BroadcastChannel,
+    Capacity,
+    Delivery,
+    Policy,
+    Subscription,
+    Target,
+    Tell,
+)
 from triows._broker import Broker, Link, LocalBroker, Position
 
 T = TypeVar("T")
@@ -163,6 +173,52 @@ class Rooms(Generic[T]):
                     self._disappear(room, membership.member)
         finally:
             self._leave(room)
+
+    @enable_ki_protection
+    def attach(
+        self,
+        name: str,
+        target: Target,
+        member: Hashable = None,
+        *,
+        policy: Policy = Policy.DISCONNECT,
+        capacity: int | Capacity = ATTACHED,
+        lagged: Tell | None = None,
+    ) -> Attachment:
+        """Have a WebSocket be in a room, and sent what is published there, until it closes.
+
+        With a broker whose rooms take a moment to begin, it is sent what is published from
+        then on.
+
+        Args:
+            name: of the room.
+            target: as in `BroadcastChannel.attach`.
+            member: who joins; by default the connection.
+            policy: as in `BroadcastChannel.attach`.
+            capacity: as in `BroadcastChannel.attach`.
+            lagged: as in `BroadcastChannel.attach`.
+
+        Returns:
+            What ends it, in a ``with`` block or by `Attachment.detach`.
+
+        Raises:
+            What `BroadcastChannel.attach` raises; then no one has joined.
+        """
+        room = self._enter(name)
+        member = target if member is None else member
+        try:
+            attachment = room.channel.attach(target, policy, capacity, lagged=lagged)
+        except BaseException:
+            self._leave(room)
+            raise
+        self._appear(room, member)
+
+        def leave() -> None:
+            self._disappear(room, member)
+            self._leave(room)
+
+        attachment.call_on_detach(leave)
+        return attachment
 
     def members(self, name: str) -> tuple[Hashable, ...]:
         """Return who is in a room now, each once, in the order in which they came."""

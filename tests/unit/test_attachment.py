@@ -544,3 +544,22 @@ async def test_what_is_published_in_a_pass_leaves_in_one_send_each(party):
     assert await take(pairs[1][1], 11) == [*(b"%d" % i for i in range(10)), b"own"]
     with contextlib.suppress(trio.WouldBlock):
         await take(pairs[2][1], 10)
+
+
+@pytest.mark.parametrize("party", ["reactor"], indirect=True)
+async def test_a_large_room_waits_for_those_who_publish_in_turn(party):
+    """Publishes of a few passes, one in each, leave in one send each where members are many."""
+    channel = BroadcastChannel[str]()
+    pairs = [await party.meet() for _ in range(70)]
+    for ws, _ in pairs:
+        channel.attach(ws)
+    await settle()
+    before = party.server.statistics().loop.sends
+    for i in range(5):
+        channel.publish_nowait(str(i))
+        await trio.lowlevel.checkpoint()
+    await settle()
+
+    assert party.server.statistics().loop.sends - before == 70
+    for _, peer in pairs:
+        assert await take(peer, 5) == [b"%d" % i for i in range(5)]

@@ -54,7 +54,7 @@ class Program:
             patch.setattr(triows, "serve", serve)
             patch.setattr(trio, "run", nursery.start_soon)
             runpy.run_path(str(self._path), run_name="__main__")
-        server = await wait_started.receive()
+            server = await wait_started.receive()
         return f"127.0.0.1:{server.port}"
 
 
@@ -437,6 +437,50 @@ async def test_chat_broker(nursery, capsys) -> None:
             assert '"type":"bye"' in [message async for message in program][-1]
             assert "* The server is shutting down." in [message async for message in person]
             assert program.close_reason == person.close_reason == triows.CloseReason(1001)
+
+
+async def test_market_data(program, nursery) -> None:
+    """A client gets prices as they are made up, after some of the past."""
+    address = await program("market_data").start(nursery)
+    async with connect(f"ws://{address}/") as connection:
+        prices = [json.loads(await connection.recv()) for _ in range(5)]
+    assert {price["symbol"] for price in prices} <= {"GOLD", "IRON", "WHEAT"}
+    assert all(100 <= price["price"] <= 200 for price in prices)
+    nursery.cancel_scope.cancel()
+
+
+async def test_ticker(program, nursery) -> None:
+    """Everyone hears the thread tick, and it ends with the server."""
+    before = threading.active_count()
+    address = await program("ticker").start(nursery)
+    async with connect(f"ws://{address}/") as one, connect(f"ws://{address}/") as other:
+        for connection in (one, other):
+            assert re.fullmatch(r"\d\d:\d\d:\d\d", await connection.recv())
+    nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True), trio.fail_after(10):
+        while threading.active_count() > before + 2:  # noqa: ASYNC110 - Trio keeps idle ones
+            await trio.sleep(0.001)
+
+
+async def test_room(program, nursery) -> None:
+    """Who is in a room hears the others; a newcomer gets what was said."""
+    address = await program("room").start(nursery)
+    async with connect(f"ws://{address}/tea/ann") as ann:
+        assert await ann.recv() == "ann is here, with 0 others"
+        async with connect(f"ws://{address}/tea/bob") as bob:
+            assert await bob.recv() == "ann is here, with 0 others"
+            assert await ann.recv() == await bob.recv() == "bob is here, with 1 others"
+            await bob.send("milk?")
+            assert await ann.recv() == await bob.recv() == "bob: milk?"
+        assert await ann.recv() == "bob has left"
+    nursery.cancel_scope.cancel()
+
+
+async def test_follow(capsys) -> None:
+    """A subscriber that was not quick enough says what it has missed, and gets the rest."""
+    await load("follow")["main"]()
+
+    assert capsys.readouterr().out.split("\n")[:2] == ["(900 missed)", "900"]
 
 
 async def test_stay_connected(monkeypatch, autojump_clock) -> None:

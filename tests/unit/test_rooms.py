@@ -4,9 +4,11 @@ import pytest
 import trio
 import trio.testing
 
+import triows
 from tests.unit.conftest import CancelAt
 from tests.unit.test_broadcast import drain
 from triows import BroadcastChannel, Delivery, LocalBroker, Policy, Position, Presence, Rooms
+from triows.testing import memory_pair
 
 # Rooms and members.
 
@@ -129,6 +131,49 @@ async def test_a_cancelled_publish_to_a_room_has_published_nothing(when):
             got += drain(room)
             assert (1 in got) is not cancel.was_cancelled
     assert not cancel.was_cancelled
+
+
+@pytest.mark.parametrize("driver", ["stream", "reactor"])
+async def test_websockets_are_in_rooms(driver, warm, nursery):
+    """Attached they are members, and sent what is published, until they leave or close."""
+    rooms = Rooms[str]()
+
+    async def visit(ws):
+        name = ws.request.target.removeprefix("/")
+        with rooms.attach("lobby", ws, name), rooms.attach("hall", ws):
+            async for message in ws:
+                rooms.publish_nowait(message[:5].strip(), message)
+
+    async def start(*, task_status):
+        await triows.serve(visit, 0, driver=driver, task_status=task_status)
+
+    with trio.fail_after(10):
+        server = await nursery.start(start)
+        url = f"ws://127.0.0.1:{server.port}/"
+        async with rooms.watch("lobby") as presence:
+            async with triows.open_websocket(url + "ann") as ann:
+                assert await presence.receive() == Presence("lobby", "ann", True)
+                async with triows.open_websocket(url + "bob") as bob:
+                    assert await presence.receive() == Presence("lobby", "bob", True)
+                    assert rooms.members("lobby") == ("ann", "bob")
+                    assert len(rooms.members("hall")) == 2
+                    for message in ("lobby hello", "hall  hello"):
+                        await ann.send(message)
+                        assert await ann.receive() == await bob.receive() == message
+                assert await presence.receive() == Presence("lobby", "bob", False)
+            assert await presence.receive() == Presence("lobby", "ann", False)
+        assert len(rooms) == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_who_cannot_be_attached_has_not_joined(warm):
+    """The room is not made for it."""
+    rooms = Rooms[str]()
+    async with memory_pair() as (client, _):
+        pass
+    with pytest.raises(trio.ClosedResourceError):
+        rooms.attach("lobby", client)
+    assert "lobby" not in rooms
 
 
 # Presence.

@@ -721,16 +721,16 @@ def test_bad_text_in_a_large_frame_is_refused_as_it_comes(start):
 
 
 def test_a_turn_has_a_budget_and_leaves_the_rest(start):
-    """Events beyond the budget wait for the next turn, and none is lost."""
+    """Events beyond the budget wait for the next turn, and none is lost; every few it is looked."""
     pair = start()
     clients = [pair.connect() for _ in range(40)]
     pair.loop._registers[s.BUDGET] = -1
     for client in clients:
         client.send(masked(TEXT, b"hi"))
 
-    served = [pair.loop.take_turns(0, 1) for _ in range(40)]
+    served = [pair.loop.take_turns(0, 1) for _ in range(10)]
 
-    assert served == [1] * 40
+    assert served == [4] * 10
     assert not pair.loop.has_events
     assert all(frames(drain(client)) == [(TEXT, b"hi")] for client in clients)
 

@@ -26,6 +26,8 @@ history, which is given by reference. A subscriber holds at most its capacity.
 
 from triows._broadcast._attachment import Attachment as Attachment
 from triows._broadcast._attachment import AttachmentStatistics as AttachmentStatistics
+from triows._broadcast._attachment import Target as Target
+from triows._broadcast._channel import ATTACHED as ATTACHED
 from triows._broadcast._channel import BroadcastChannel as BroadcastChannel
 from triows._broadcast._channel import BroadcastStatistics as BroadcastStatistics
 from triows._broadcast._policies import Capacity as Capacity
@@ -34,5 +36,6 @@ from triows._broadcast._policies import Lagged as Lagged
 from triows._broadcast._policies import Policy as Policy
 from triows._broadcast._policies import TooSlow as TooSlow
 from triows._broadcast._publisher import Publisher as Publisher
+from triows._broadcast._seat import Tell as Tell
 from triows._broadcast._subscription import Subscription as Subscription
 from triows._broadcast._subscription import SubscriptionStatistics as SubscriptionStatistics

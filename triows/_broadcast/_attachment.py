@@ -62,7 +62,7 @@ class Attachment:
         self._channel = channel
         self.policy = policy
         """What was asked for."""
-        self._on_detach = on_detach
+        self._on_detach = [] if on_detach is None else [on_detach]
         self._place: Place
         self._ws: WebSocket | None = None
         self._driver: Driver | None = None
@@ -79,6 +79,13 @@ class Attachment:
     def detach(self) -> None:
         """Send nothing more of the channel, and throw away what waits; harmless twice."""
         self.end()
+
+    def call_on_detach(self, call: Callable[[], None]) -> None:
+        """Have something called once it is no longer attached: at once, if that is so."""
+        if self._is_over:
+            call()
+        else:
+            self._on_detach.append(call)
 
     def statistics(self) -> AttachmentStatistics:
         """Return a snapshot; in a thread's loop its numbers may be of different moments."""
@@ -157,8 +164,8 @@ class Attachment:
         else:
             self._place.backlog.clear()
         self._channel.expel(self)
-        if self._on_detach is not None:
-            self._on_detach()
+        for call in self._on_detach:
+            call()
 
     # What is published, by way of the driver: as a member of the channel.
 

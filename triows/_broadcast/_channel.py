@@ -361,10 +361,11 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         self._counts.published += origin is None
         entry.number, entry.epoch = self._number, self._epoch
         self._history.append(entry)
-        members = tuple(self._members.items())
+        # Copies, as members may go meanwhile; of pairs they would be objects for Python to collect.
+        members, offers = tuple(self._members), tuple(self._members.values())
         count = len(members) + len(self._troupe)
         dropped, closed = self._troupe.publish(entry, origin)
-        for one, offer in members:
+        for one, offer in zip(members, offers, strict=True):
             lost = offer(entry)
             if lost:
                 self._count(0, lost)

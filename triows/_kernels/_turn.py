@@ -56,6 +56,8 @@ PAUSE: Final = 4
 _FIN: Final = 0x80
 _PING: Final = 0x9
 
+SOCKETS_PER_LOOK: Final = 4  # at the clock
+
 
 @kernel("int64(int64[::1], int64[:,::1], int32[::1], int64[::1], int64, int64)")
 def add_connection(
@@ -290,10 +292,16 @@ def serve_event(
 
 @kernel("int64(int64[::1], uint8[::1], int64[::1])", inline=True)
 def is_enough(loop: Integers, region: Octets, clock: Integers) -> int:
-    """Return whether a turn is to serve no other socket: for want of time, or of room."""
-    if now(clock) - loop[s.NOW] > loop[s.BUDGET]:
+    """Return whether a turn is to serve no other socket: for want of time, or of room.
+
+    Little is done for one socket, at most one receive and its answers: a look at the clock after
+    every few sockets will do.
+    """
+    if loop[s.COLLECTS] and not has_room(loop, region):
         return 1
-    return 1 if loop[s.COLLECTS] and not has_room(loop, region) else 0
+    if loop[s.CURSOR] % SOCKETS_PER_LOOK != 0:
+        return 0
+    return 1 if now(clock) - loop[s.NOW] > loop[s.BUDGET] else 0
 
 
 @kernel(f"int64({LOOP}, int32[:,::1], int64[::1], int64)", inline=True)

@@ -44,7 +44,7 @@ wrong with one, it stops, and the general scan goes on from there. There is one 
 rules: what `serve_plain` does not accept it does not judge.
 
 **Fairness.** A turn serves what one `epoll_wait` has reported, each socket once and for
-64 KiB at the most, and looks at the clock after each socket; after a millisecond it
+64 KiB at the most, and looks at the clock after every fourth socket; after a millisecond it
 leaves the rest for the next turn. epoll puts a socket that still has something to read
 behind the others.
 

@@ -170,6 +170,16 @@ class Fan:
 
     # Publishing.
 
+    @property
+    def weight(self) -> int:
+        """How many members are to be sent something that was published."""
+        return sum(map(len, self.noted))
+
+    @property
+    def due(self) -> int:
+        """How many deliveries that is."""
+        return sum(topic.due for topic in self.noted)
+
     def note(self, topic: Topic) -> None:
         """Have a topic's batch sent soon."""
         self.noted.append(topic)

@@ -156,6 +156,11 @@ class Topic:
         self._row = row
         self._row[t.MEMBERS] = self._rows.ctypes.data
 
+    @property
+    def due(self) -> int:
+        """How many deliveries are gathered."""
+        return len(self) * len(self._entries)
+
     # Members.
 
     def add(self, slot: int, session: int, seat: Seat) -> Member:
