@@ -78,7 +78,8 @@ def deliver(url: str, count: int, args: argparse.Namespace) -> dict[str, object]
             f"{count} processes, {args.rate}/s: heard {one['heard']} of {share}, "
             f"p50 {one['p50_ms']:.2f} ms, p99 {one['p99_ms']:.2f} ms, "
             f"p99.9 {one['p999_ms']:.2f} ms, "
-            f"worst {one['max_ms']:.1f} ms, {one['cpu_share']:.0%} of a core",
+            f"worst {one['max_ms']:.1f} ms, "
+            f"{one['cpu_share']:.0%} of a core + {one['wait_share']:.0%} waiting",
             flush=True,
         )
     spent = (redis_cpu(url) - spent) / (args.rate * (args.seconds + SETTLE))

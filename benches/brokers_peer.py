@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import numpy as np
 import trio
@@ -50,6 +51,11 @@ async def hear(room: Membership[str], name: str, since: float, taken: list[float
             taken.append(now - float(due))
 
 
+def wait_time() -> float:
+    """Return for how many seconds this process could have run, but another program did."""
+    return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+
+
 async def wait_for_others(broker: RedisBroker, count: int) -> None:
     """Wait until all are there."""
     while len(await broker.members("peers")) < count:  # noqa: ASYNC110 - other processes come
@@ -70,16 +76,16 @@ async def main(url: str, prefix: str, name: str, *numbers: str) -> None:
             await wait_for_others(broker, peers)
             for room in joined:
                 nursery.start_soon(hear, room, name, time.monotonic() + SETTLE, taken)
-            spent = time.process_time()
+            spent, waited = time.process_time(), wait_time()
             await publish(rooms, name, rate, seconds + SETTLE, *shape)
-            spent = time.process_time() - spent
+            spent, waited = time.process_time() - spent, wait_time() - waited
             await trio.sleep(1)
             nursery.cancel_scope.cancel()
     milliseconds = 1000 * np.array(taken)
     percentiles = dict(zip(("p50", "p99", "p999", "max"), (50, 99, 99.9, 100), strict=True))
     found = {f"{key}_ms": float(np.percentile(milliseconds, at)) for key, at in percentiles.items()}
-    share = spent / (seconds + SETTLE)
-    print(json.dumps({"heard": len(taken), "cpu_share": share, **found}), flush=True)
+    found |= {"cpu_share": spent / (seconds + SETTLE), "wait_share": waited / (seconds + SETTLE)}
+    print(json.dumps({"heard": len(taken), **found}), flush=True)
 
 
 if __name__ == "__main__":

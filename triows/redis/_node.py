@@ -221,7 +221,8 @@ class Node:
         while True:
             if not self._outbox:
                 await self._wake.park()
-            await trio.sleep_until(began + PACE)
+            if (ahead := began + PACE - trio.current_time()) > 0:
+                await trio.sleep(ahead)
             began = trio.current_time()
             arguments, batch = self._outbox.begin_batch(), self._outbox.batch
             await self.call(
