@@ -107,11 +107,11 @@ async def test_item_3_fields_of_any_shape_take_linear_time(serve: Serve, name: b
     async def measure(size: int) -> float:
         request = build_request(GET, (name, b"a" + unit * (size // len(unit)) + b"a"))
         peer = await served.open()
-        start = time.perf_counter()
+        start = time.thread_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.send, request)
             await peer.receive_answer()
-        taken = time.perf_counter() - start
+        taken = time.thread_time() - start
         await peer.aclose()
         return taken
 
