@@ -52,22 +52,46 @@ class Selection:
     parallelism: int
     timeout: float
     """Seconds after which the run has failed."""
+    cases: tuple[str, ...] = ()
+    """Which cases; none for all of the sections."""
+    share: int = 1
+    """One in how many of a section's cases these are."""
+    deflate: bool = False
+    """Whether our side is to compress every message."""
 
     @property
     def size(self) -> int:
         """How many cases there are to be verdicts for."""
-        return sum(SECTION_SIZES[section] for section in self.sections)
+        return sum(self.size_of(section) for section in self.sections)
+
+    def size_of(self, section: int) -> int:
+        """How many there are of a section."""
+        return SECTION_SIZES[section] // self.share
 
     @property
     def arguments(self) -> list[str]:
         """This selection on kosoku's command line."""
-        globs = [argument for section in self.sections for argument in ("-i", f"{section}.*")]
-        return [*globs, "-p", str(self.parallelism)]
+        globs = self.cases or tuple(f"{section}.*" for section in self.sections)
+        return [*(word for glob in globs for word in ("-i", glob)), "-p", str(self.parallelism)]
 
 
 CORE = Selection(sections=(1, 2, 3, 4, 5, 6, 7, 10), parallelism=8, timeout=90)
 LARGE = Selection(sections=(9,), parallelism=4, timeout=100)
 """Messages of up to 16 MiB, in up to 65,536 fragments."""
+
+ALL_DEFLATE = Selection(sections=(12, 13), parallelism=2, timeout=400, deflate=True)
+"""A thousand compressed messages in each case, of 16 to 131,072 octets (RFC 7692)."""
+DEFLATE = attrs.evolve(
+    ALL_DEFLATE,
+    cases=tuple(
+        f"{section}.{group}.{case}"
+        for section, groups in ((12, 5), (13, 7))
+        for group in range(1, groups + 1)
+        for case in (1, 6)
+    ),
+    share=9,
+)
+"""Those of them with messages of 16 octets, and of 8,192."""
 
 
 @attrs.frozen(kw_only=True)
@@ -114,9 +138,9 @@ def find_offences(verdicts: list[Verdict], selection: Selection) -> list[str]:
     """Everything in *verdicts* that the gate refuses, one line each; empty is a pass."""
     counts = Counter(verdict.section for verdict in verdicts)
     missing = [
-        f"section {section}: {counts[section]} cases, expected {SECTION_SIZES[section]}"
+        f"section {section}: {counts[section]} cases, expected {selection.size_of(section)}"
         for section in selection.sections
-        if counts[section] != SECTION_SIZES[section]
+        if counts[section] != selection.size_of(section)
     ]
     strangers = [
         f"section {section}: not asked for"

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.autobahn import (
+    ALL_DEFLATE,
     CORE,
+    DEFLATE,
     LARGE,
     Selection,
     _read_line,
@@ -50,10 +52,30 @@ def suite(selection: Selection, report: Path) -> Iterator[str]:
 )
 def test_autobahn_client(driver: str, selection: Selection, tmp_path: Path):
     """Every case of the selection passes, and every connection closes cleanly."""
+    examine(driver, selection, tmp_path)
+
+
+@pytest.mark.timeout(450)
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    "selection",
+    [
+        pytest.param(DEFLATE, id="deflate"),
+        pytest.param(ALL_DEFLATE, id="all-deflate", marks=pytest.mark.slow),
+    ],
+)
+def test_autobahn_client_deflates(driver: str, selection: Selection, tmp_path: Path):
+    """So does every case of compression."""
+    examine(driver, selection, tmp_path)
+
+
+def examine(driver: str, selection: Selection, tmp_path: Path) -> None:
+    """Run a selection, and find nothing wrong."""
     report = tmp_path / "report"
     module = "tests.conformance.testee_client"
     with suite(selection, report) as address:
         command = [sys.executable, "-m", module, address, str(selection.parallelism), driver]
+        command += ["deflate"] if selection.deflate else []
         subprocess.run(command, cwd=ROOT, timeout=selection.timeout, check=True)
 
     verdicts = read_report(report)
