@@ -39,19 +39,20 @@ TAIL = b"\x00\x00\xff\xff"  # that every message is sent without (§7.2.1)
 SIZE = 1024  # octets of a message
 
 
-def _python(script: str, *args: str) -> Sequence[str]:
+def peer(script: str, *args: str) -> Sequence[str]:
+    """Return the command that runs a script of `peers`."""
     return (sys.executable, str(PEERS / script), *args)
 
 
 SERVERS: Mapping[str, Sequence[str]] = {
-    "triows level 1": _python("triows_deflate_echo.py", "1"),
-    "aiohttp level 1": _python("aiohttp_echo.py", "deflate"),
-    "websockets level 1": _python("websockets_uvloop_echo.py", "1"),
-    "triows level 3": _python("triows_deflate_echo.py", "3"),
-    "triows level 3, stream": _python("triows_deflate_echo.py", "3", "stream"),
-    "websockets level 3": _python("websockets_uvloop_echo.py", "3"),
-    "triows level 6": _python("triows_deflate_echo.py", "6"),
-    "websockets level 6": _python("websockets_uvloop_echo.py", "6"),
+    "triows level 1": peer("triows_deflate_echo.py", "1"),
+    "aiohttp level 1": peer("aiohttp_echo.py", "deflate"),
+    "websockets level 1": peer("websockets_uvloop_echo.py", "1"),
+    "triows level 3": peer("triows_deflate_echo.py", "3"),
+    "triows level 3, stream": peer("triows_deflate_echo.py", "3", "stream"),
+    "websockets level 3": peer("websockets_uvloop_echo.py", "3"),
+    "triows level 6": peer("triows_deflate_echo.py", "6"),
+    "websockets level 6": peer("websockets_uvloop_echo.py", "6"),
 }
 """Name, whose end is its level, to command."""
 

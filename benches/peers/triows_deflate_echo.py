@@ -1,6 +1,6 @@
 """An echo server on `triows`, one task per connection, which compresses every message.
 
-python benches/peers/triows_deflate_echo.py LEVEL [DRIVER]
+python benches/peers/triows_deflate_echo.py LEVEL [DRIVER [takeover]]
 """
 
 import sys
@@ -17,9 +17,14 @@ async def echo(ws: triows.WebSocket) -> None:
         await ws.send(message)
 
 
-async def main(level: int, driver: str = "auto") -> None:
+async def main(level: int, driver: str = "auto", takeover: str = "") -> None:
     """Serve until killed."""
-    deflate = triows.Deflate(level=level, threshold=0)
+    deflate = triows.Deflate(
+        level=level,
+        threshold=0,
+        server_context_takeover=bool(takeover),
+        client_context_takeover=bool(takeover),
+    )
     async with trio.open_nursery() as nursery:
         serve = partial(triows.serve, echo, 0, driver=driver, deflate=deflate)
         server = await nursery.start(serve)

@@ -1,0 +1,90 @@
+"""What an idle connection takes that has sent and received a compressed message (RFC 7692).
+
+    python benches/bench_deflate_memory.py --output benches/results/deflate-memory.json
+
+The memory that the server's process has resident, before and after so many connections have
+come, each with one message of JSON echoed; the kernel's own is not in it. Linux only.
+"""
+
+import argparse
+import contextlib
+import gc
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+from bench_deflate import build_frame, learn, make_message, peer
+from bench_echo import Server, running
+from load import upgrade
+from surroundings import describe, keep
+
+OFFERS = {
+    "no compression": "",
+    "without takeover": (
+        "Sec-WebSocket-Extensions: permessage-deflate; "
+        "server_no_context_takeover; client_no_context_takeover\r\n"
+    ),
+    "with takeover": "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+}
+
+
+def resident(server: Server) -> int:
+    """Return the octets that a process has in memory."""
+    pages = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def measure(server: Server, offer: str, count: int) -> float:
+    """Return what each of *count* connections takes, in octets."""
+    chance = Random(7692)
+    with contextlib.ExitStack() as stack:
+
+        def connect(number: int) -> None:
+            for _ in range(number):
+                sock = upgrade(server.host, server.port, fields=offer)
+                stack.enter_context(sock)
+                if offer:
+                    message = make_message(chance)
+                    learn(server, message, build_frame(message, chance.randbytes(4)), sock)
+
+        connect(count // 4)  # what the first ones cost once
+        time.sleep(0.5)
+        before = resident(server)
+        connect(count)
+        time.sleep(0.5)
+        return (resident(server) - before) / count
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the bench and keep its figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--connections", type=int, default=2_000)
+    parser.add_argument("--output", type=Path, help="a JSON file, say below benches/results/")
+    args = parser.parse_args(argv)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the server inherits it
+    gc.disable()
+    found: dict[str, float] = {}
+    for driver in ("reactor", "stream"):
+        for name, offer in OFFERS.items():
+            takeover = ["takeover"] if name == "with takeover" else []
+            command = peer("triows_deflate_echo.py", "3", driver, *takeover)
+            with running(name, command) as server:
+                octets = measure(server, offer, args.connections)
+            found[f"{driver}, {name}"] = octets
+            print(f"{driver:>8}, {name:<16} {octets:9,.0f} octets", flush=True)
+    keep(
+        {
+            **describe(__file__, argv or sys.argv[1:]),
+            "connections": args.connections,
+            "octets_per_connection": found,
+        },
+        args.output,
+    )
+
+
+if __name__ == "__main__":
+    main()
