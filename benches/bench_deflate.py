@@ -23,7 +23,7 @@ from random import Random
 
 import attrs
 import numpy as np
-from bench_echo import GENERATOR_CORE, Sample, Server, measure, median, on_core, running
+from bench_echo import GENERATOR_CORE, Sample, Server, measure, median, on_core, ratio, running
 from load import Load, Shape, upgrade
 from surroundings import describe, keep
 
@@ -37,6 +37,7 @@ MOST_VARIANTS = 17
 TEXT_COMPRESSED = 0xC1  # FIN, RSV1, text (RFC 6455 §5.2, RFC 7692 §6)
 TAIL = b"\x00\x00\xff\xff"  # that every message is sent without (§7.2.1)
 SIZE = 1024  # octets of a message
+HEADER_SIZE = 4  # octets of a reply's, with 126 to 65,535 behind it
 
 
 def peer(script: str, *args: str) -> Sequence[str]:
@@ -97,23 +98,27 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes:
 def learn(server: Server, message: bytes, frame: bytes, sock: socket.socket) -> bytes:
     """Return the frame that *server* echoes *message* with, which must mean the same."""
     sock.sendall(frame)
-    head = receive_exactly(sock, 4)
+    head = receive_exactly(sock, HEADER_SIZE)
     assert head[:2] == bytes([TEXT_COMPRESSED, 126]), f"{server.name} does not compress: {head!r}"
     payload = receive_exactly(sock, int.from_bytes(head[2:]))
     assert zlib.decompressobj(-15).decompress(payload + TAIL) == message, server.name
     return head + payload
 
 
-def make_batches(server: Server) -> tuple[np.ndarray, np.ndarray]:
-    """Choose messages whose frames and replies are of one size, and return all of these."""
+def learn_all(server: Server) -> list[tuple[bytes, bytes]]:
+    """Have *server* echo the candidates; returns the frame and the reply of each."""
     chance = Random(7692)
-    by_size = collections.defaultdict(list)
     with upgrade(server.host, server.port, fields=OFFER) as sock:
-        for _ in range(CANDIDATES):
-            message = make_message(chance)
-            frame = build_frame(message, chance.randbytes(4))
-            reply = learn(server, message, frame, sock)
-            by_size[len(frame), len(reply)].append((frame, reply))
+        messages = (make_message(chance) for _ in range(CANDIDATES))
+        framed = ((message, build_frame(message, chance.randbytes(4))) for message in messages)
+        return [(frame, learn(server, message, frame, sock)) for message, frame in framed]
+
+
+def make_batches(learnt: Sequence[tuple[bytes, bytes]]) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the pairs whose frames and replies are of one size, and return all of these."""
+    by_size = collections.defaultdict(list)
+    for frame, reply in learnt:
+        by_size[len(frame), len(reply)].append((frame, reply))
     pairs = max(by_size.values(), key=len)[:MOST_VARIANTS]
     assert len(pairs) > 1, "all messages are of different sizes"
     frames, replies = (
@@ -121,18 +126,6 @@ def make_batches(server: Server) -> tuple[np.ndarray, np.ndarray]:
         for column in zip(*pairs, strict=True)
     )
     return frames, replies
-
-
-def mean_reply(server: Server) -> float:
-    """Return the mean size of a reply's payload, over all candidates."""
-    chance = Random(7692)
-    sizes = []
-    with upgrade(server.host, server.port, fields=OFFER) as sock:
-        for _ in range(CANDIDATES):
-            message = make_message(chance)
-            frame = build_frame(message, chance.randbytes(4))
-            sizes.append(len(learn(server, message, frame, sock)) - 4)
-    return statistics.mean(sizes)
 
 
 def level_of(name: str) -> str:
@@ -148,11 +141,11 @@ def report(
     for name, taken in samples.items():
         middle = median(taken)
         ratios = {
-            peer: statistics.median(a.cpu_us / b.cpu_us for a, b in zip(taken, others, strict=True))
-            for peer, others in samples.items()
-            if level_of(peer) == level_of(name) and not peer.startswith("triows")
+            other: ratio(taken, theirs)
+            for other, theirs in samples.items()
+            if level_of(other) == level_of(name) and not other.startswith("triows")
         }
-        against = ", ".join(f"x{ratio:.3f} of {peer.split()[0]}" for peer, ratio in ratios.items())
+        against = ", ".join(f"x{x:.3f} of {other.split()[0]}" for other, x in ratios.items())
         print(
             f"{name:<24} {middle.cpu_us:8.2f} µs/message  {sizes[name]:6.1f} octets of {SIZE}"
             f"  {middle.rate:9,.0f}/s  {against}  {', '.join(middle.doubts)}".rstrip(),
@@ -175,8 +168,12 @@ def run(connections: int, seconds: float, rounds: int) -> dict[str, object]:
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(running(n, c)) for n, c in SERVERS.items()]
         stack.enter_context(on_core(GENERATOR_CORE))
-        sizes = {server.name: mean_reply(server) for server in servers}
-        batches = {server.name: make_batches(server) for server in servers}
+        learnt = {server.name: learn_all(server) for server in servers}
+        sizes = {
+            name: statistics.mean(len(reply) - HEADER_SIZE for _, reply in pairs)
+            for name, pairs in learnt.items()
+        }
+        batches = {name: make_batches(pairs) for name, pairs in learnt.items()}
         for _ in range(rounds):
             for server in servers:
                 load = Load(

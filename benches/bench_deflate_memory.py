@@ -8,7 +8,6 @@ come, each with one message of JSON echoed; the kernel's own is not in it. Linux
 
 import argparse
 import contextlib
-import gc
 import resource
 import sys
 import time
@@ -16,17 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from bench_deflate import build_frame, learn, make_message, peer
+from bench_deflate import OFFER, build_frame, learn, make_message, peer
 from bench_echo import Server, running
 from load import upgrade
 from surroundings import describe, keep
 
 OFFERS = {
     "no compression": "",
-    "without takeover": (
-        "Sec-WebSocket-Extensions: permessage-deflate; "
-        "server_no_context_takeover; client_no_context_takeover\r\n"
-    ),
+    "without takeover": OFFER,
     "with takeover": "Sec-WebSocket-Extensions: permessage-deflate\r\n",
 }
 
@@ -66,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the server inherits it
-    gc.disable()
     found: dict[str, float] = {}
     for driver in ("reactor", "stream"):
         for name, offer in OFFERS.items():

@@ -63,9 +63,10 @@ class Membership(trio.abc.ReceiveChannel[T], Generic[T]):
     @property
     def position(self) -> Position:
         """Behind the item received last: what a later `Rooms.join` can go on from."""
-        number, epoch = self._subscription.number, self._subscription.epoch
-        after = self._after
-        return after if after and self._had(number, epoch) else Position(epoch, number)
+        after, subscription = self._after, self._subscription
+        if after is not None and self._is_old:
+            return after
+        return Position(subscription.epoch, subscription.number)
 
     @property
     def subscription(self) -> Subscription[T]:
@@ -76,20 +77,21 @@ class Membership(trio.abc.ReceiveChannel[T], Generic[T]):
         """Receive the next item; see `Subscription.receive`."""
         while True:
             item = await self._subscription.receive()
-            if not self._had(self._subscription.number, self._subscription.epoch):
+            if not self._is_old:
                 return item
 
     def receive_nowait(self) -> T:
         """Receive the next item if there is one; see `Subscription.receive_nowait`."""
         while True:
             item = self._subscription.receive_nowait()
-            if not self._had(self._subscription.number, self._subscription.epoch):
+            if not self._is_old:
                 return item
 
-    def _had(self, number: int, epoch: str) -> bool:
-        """Whether it was received before joining, from a process that was ahead of this one."""
-        after = self._after
-        return after is not None and epoch == after.epoch and number <= after.number
+    @property
+    def _is_old(self) -> bool:
+        """Whether the last item was had before joining, from a process ahead of this one."""
+        after, last = self._after, self._subscription
+        return after is not None and last.epoch == after.epoch and last.number <= after.number
 
     async def publish(self, item: T) -> Delivery:
         """Publish to the room, this member included; see `Rooms.publish`."""

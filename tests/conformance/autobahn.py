@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 import attrs
+import pytest
 
 SECTION_SIZES = {
     1: 16,
@@ -93,6 +94,23 @@ DEFLATE = attrs.evolve(
 )
 """Those of them with messages of 16 octets, and of 8,192."""
 
+SELECTIONS = pytest.mark.parametrize(
+    "selection",
+    [
+        pytest.param(CORE, id="core", marks=pytest.mark.timeout(180)),
+        pytest.param(LARGE, id="large", marks=pytest.mark.timeout(180)),
+    ],
+)
+DEFLATE_SELECTIONS = pytest.mark.parametrize(
+    "selection",
+    [
+        pytest.param(DEFLATE, id="deflate", marks=pytest.mark.timeout(450)),
+        pytest.param(
+            ALL_DEFLATE, id="all-deflate", marks=[pytest.mark.slow, pytest.mark.timeout(450)]
+        ),
+    ],
+)
+
 
 @attrs.frozen(kw_only=True)
 class Verdict:
@@ -148,6 +166,13 @@ def find_offences(verdicts: list[Verdict], selection: Selection) -> list[str]:
         if section not in selection.sections
     ]
     return missing + strangers + [line for verdict in verdicts for line in _judge(verdict)]
+
+
+def expect_success(verdicts: list[Verdict], selection: Selection) -> None:
+    """Refuse a report with offences, or with other cases than were selected."""
+    offences = find_offences(verdicts, selection)
+    assert not offences, "\n".join(["", *offences])
+    assert len(verdicts) == selection.size
 
 
 def _judge(verdict: Verdict) -> Iterator[str]:

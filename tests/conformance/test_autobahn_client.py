@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.autobahn import (
-    ALL_DEFLATE,
-    CORE,
-    DEFLATE,
-    LARGE,
+    DEFLATE_SELECTIONS,
+    SELECTIONS,
     Selection,
     _read_line,
-    find_offences,
+    expect_success,
     read_report,
 )
 from tests.conformance.transports import DRIVERS
@@ -45,25 +43,15 @@ def suite(selection: Selection, report: Path) -> Iterator[str]:
         process.stderr.close()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize(
-    "selection", [pytest.param(CORE, id="core"), pytest.param(LARGE, id="large")]
-)
+@SELECTIONS
 def test_autobahn_client(driver: str, selection: Selection, tmp_path: Path):
     """Every case of the selection passes, and every connection closes cleanly."""
     examine(driver, selection, tmp_path)
 
 
-@pytest.mark.timeout(450)
 @pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize(
-    "selection",
-    [
-        pytest.param(DEFLATE, id="deflate"),
-        pytest.param(ALL_DEFLATE, id="all-deflate", marks=pytest.mark.slow),
-    ],
-)
+@DEFLATE_SELECTIONS
 def test_autobahn_client_deflates(driver: str, selection: Selection, tmp_path: Path):
     """So does every case of compression."""
     examine(driver, selection, tmp_path)
@@ -79,6 +67,4 @@ def examine(driver: str, selection: Selection, tmp_path: Path) -> None:
         subprocess.run(command, cwd=ROOT, timeout=selection.timeout, check=True)
 
     verdicts = read_report(report)
-    offences = find_offences(verdicts, selection)
-    assert not offences, "\n".join(["", *offences])
-    assert len(verdicts) == selection.size
+    expect_success(verdicts, selection)

@@ -1,14 +1,15 @@
 """The fan-out bench's load generator: it must see what a relay gets wrong."""
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 
 import numba
 import pytest
 from fanout_load import Room, Shape
 from load import LoadError, WrongOctetError
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
+
+from tests.unit.threaded_server import serving_in_a_thread
 
 pytestmark = pytest.mark.skipif(
     numba.config.DISABLE_JIT, reason="the generator calls libc, which only compiled code can"
@@ -33,14 +34,8 @@ def relaying(change: Callable[[int, bytes], bytes]) -> Iterator[int]:
                 with contextlib.suppress(Exception):
                     one.send(changed)
 
-    with serve(converse, "127.0.0.1", 0, compression=None) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.socket.getsockname()[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving_in_a_thread(converse) as port:
+        yield port
 
 
 def test_every_delivery_of_a_true_relay_is_counted() -> None:

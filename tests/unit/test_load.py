@@ -1,14 +1,15 @@
 """The bench's load generator: it must see what a server gets wrong."""
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 
 import numba
 import numpy as np
 import pytest
 from load import Load, LoadError, Shape, WrongOctetError, header, traffic
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
+
+from tests.unit.threaded_server import serving_in_a_thread
 
 pytestmark = pytest.mark.skipif(
     numba.config.DISABLE_JIT, reason="the generator calls libc, which only compiled code can"
@@ -25,14 +26,8 @@ def serving(reply: Callable[[ServerConnection, bytes], None]) -> Iterator[int]:
         for message in connection:
             reply(connection, message)
 
-    with serve(converse, "127.0.0.1", 0, compression=None) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.socket.getsockname()[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving_in_a_thread(converse) as port:
+        yield port
 
 
 def test_a_true_echo_is_counted() -> None:
