@@ -1,5 +1,6 @@
 """Inflating: RFC 7692's examples, bounds, contexts, and what is no deflated message."""
 
+import tracemalloc
 import zlib
 
 import pytest
@@ -108,6 +109,22 @@ def test_a_message_of_nothing_passes_where_nothing_may_come(make):
     assert make(most=0).inflate(b"\0") == b""
     with pytest.raises(InflateError, match="1009"):
         make(most=0).inflate(HELLO)
+
+
+def test_what_a_bomb_gave_is_not_kept_by_its_exception():
+    """Its traceback leads to the frames that inflated, and may be kept for long."""
+    [bomb] = deflate(bytes(2**22))
+    inflater = Inflater(15, takes_over=False, most=2**21)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InflateError) as raised:
+            inflater.inflate(bomb)
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert raised.value.__traceback__ is not None
+    assert most > 2**21
+    assert held < 2**18
 
 
 def test_zlib_is_never_asked_for_more_than_the_bound(make, monkeypatch):

@@ -131,6 +131,7 @@ class Inflater:
         except DEFLATE_ERROR:
             self._refuse(kernels.INVALID_DEFLATE)
         if self._given > self._most:
+            pieces.clear()  # else whoever keeps the exception, with its traceback, keeps them
             self._refuse(kernels.MESSAGE_TOO_BIG)
         if self._is_last and not self.has_more:
             self._finish()
