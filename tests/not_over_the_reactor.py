@@ -27,6 +27,7 @@ NOT_OVER_THE_REACTOR = {
     "test_item_29_cancelled_sends_leave_the_stream_whole": HANDLER,
     "test_item_30_a_handler_that_raises_closes_its_own_connection": HANDLER,
     "test_item_30_a_hundred_that_raise_among_a_thousand_that_echo": HANDLER,
+    "test_item_30_what_ended_a_handler_is_let_go_of": HANDLER,
     "test_item_45_a_closing_server_still_waits_for_the_answer": HANDLER,
     "test_item_46_what_was_sent_before_a_half_close_is_delivered": HANDLER,
     "test_item_47_a_peer_that_ignores_our_close_is_dropped": HANDLER,

@@ -224,6 +224,7 @@ class Server:
             fault, rest = sift(error)
             if fault is not None:
                 code = self._judge(ws, fault)
+                del fault  # or it lives, with all that it came through, until the peer has closed
             if rest is not None:
                 code = CloseCode.GOING_AWAY
                 raise rest from None

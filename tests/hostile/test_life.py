@@ -1,10 +1,12 @@
 """What a server withstands while connections live and end (threat model, items 20-22, 29, 30)."""
 
+import gc
 import logging
 import os
 import random
 import ssl
 import struct
+import weakref
 
 import pytest
 import trio
@@ -43,6 +45,28 @@ async def test_item_20_both_close_at_once(serve: Serve):
     await peer.receive_eof()
     await trio.testing.wait_all_tasks_blocked()
     assert len(outcome) == 1
+
+
+async def test_item_30_what_ended_a_handler_is_let_go_of(serve: Serve):
+    """Its exception, with the frames that it came through, does not wait for the peer's Close."""
+    raised: list[weakref.ref[BaseException]] = []
+
+    async def listen(ws: triows.WebSocket) -> None:
+        try:
+            await ws.receive()
+        except triows.ConnectionBroken as error:
+            raised.append(weakref.ref(error))
+            raise
+
+    peer = await (await serve(listen, limits=triows.Limits(max_message=99))).connect()
+    gc.disable()
+    try:
+        await peer.send(build_frame(BINARY, bytes(100)))
+        assert (await peer.receive_close()).code == 1009
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert [error() for error in raised] == [None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.timed

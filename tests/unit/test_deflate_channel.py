@@ -296,6 +296,7 @@ async def test_what_cannot_be_inflated_ends_the_connection(
         await receive(pair.ws, how)
 
     assert caught.value.code == code
+    assert caught.value.__context__ is None  # it does not hold on to what was inflated
     assert pair.ws.close_reason is not None
     assert pair.ws.close_reason.code == code
     assert (await pair.peer.receive_frame()).opcode == TEXT

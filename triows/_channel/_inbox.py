@@ -185,10 +185,12 @@ class Inbox:
                 has failed because of that.
         """
         assert type(item) is Deflated  # parts come only to those who asked for them
+        message = None
         try:
             message = self.inflater.message(item)
         except InflateError as error:
             self.fail(error)
+        if message is None:  # here: what says why is not to hold on to the other error
             self._ending.raise_ended()
         self.note_inflated(message.size - item.size)
         return message

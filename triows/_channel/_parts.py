@@ -176,16 +176,19 @@ class IncomingMessage:
     def _take_inflated(self) -> str | bytes:
         """Inflate some more of the item that was taken."""
         inbox = self._inbox
+        part: str | bytes | None = None
         try:
             octets = inbox.inflater.take(PART_SIZE)
             self._has_more = inbox.inflater.has_more
             self.is_whole = self._is_last and not self._has_more
             inbox.note_inflated(len(octets))
-            return self._decode(octets) if self.is_text else octets
+            part = self._decode(octets) if self.is_text else octets
         except InflateError as error:
             self._has_more = False
             inbox.fail(error)
+        if part is None:  # as in `Inbox.inflate`
             self._ending.raise_ended_within_a_message()
+        return part
 
     def _decode(self, octets: bytes) -> str:
         try:

@@ -129,9 +129,10 @@ class Inflater:
                 room -= len(pieces[-1])
                 self._given += len(pieces[-1])
         except DEFLATE_ERROR:
+            pieces.clear()  # else whoever keeps the exception, with its traceback, keeps them
             self._refuse(kernels.INVALID_DEFLATE)
         if self._given > self._most:
-            pieces.clear()  # else whoever keeps the exception, with its traceback, keeps them
+            pieces.clear()  # likewise
             self._refuse(kernels.MESSAGE_TOO_BIG)
         if self._is_last and not self.has_more:
             self._finish()
