@@ -4,12 +4,16 @@ A script. Its argument: ``reactor`` or ``stream``, for the driver of a task per 
 ``callback``. It prints its port once it listens, and ends with its input.
 """
 
+import math
 import sys
 from functools import partial
 
 import trio
 
 import triows
+
+QUIET = triows.KeepAlive(interval=math.inf, timeout=math.inf)
+"""No Pings: clients that are silent while thousands of bombs come look for nothing but echoes."""
 
 
 async def echo(ws):
@@ -34,7 +38,7 @@ async def wait_for_the_end(port):
 async def serve_tasks(driver):
     """Serve with a task for each connection."""
     async with trio.open_nursery() as nursery:
-        serve = partial(triows.serve, echo, 0, host="127.0.0.1", driver=driver)
+        serve = partial(triows.serve, echo, 0, host="127.0.0.1", driver=driver, keepalive=QUIET)
         server = await nursery.start(serve)
         await wait_for_the_end(server.port)
         nursery.cancel_scope.cancel()
@@ -43,7 +47,8 @@ async def serve_tasks(driver):
 async def serve_callbacks():
     """Serve with callbacks."""
     handler = triows.handler_fn(echo_frame)
-    async with triows.open_reactor(handler, deflate=triows.Deflate()) as reactor:
+    deflate = triows.Deflate()
+    async with triows.open_reactor(handler, deflate=deflate, keepalive=QUIET) as reactor:
         ((_, port),) = await reactor.listen(0, host="127.0.0.1")
         await wait_for_the_end(port)
 
