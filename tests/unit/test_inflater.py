@@ -111,10 +111,18 @@ def test_a_message_of_nothing_passes_where_nothing_may_come(make):
         make(most=0).inflate(HELLO)
 
 
-def test_what_a_bomb_gave_is_not_kept_by_its_exception():
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        deflate(bytes(2**23))[0],
+        deflate(bytes(2**22))[0] + b"\xff",
+        deflate(bytes(2**22 - 99))[0] + TAIL + b"\x00\x20\x00\xdf\xff" + bytes(9),
+    ],
+    ids=["too large", "invalid in the end", "cut short"],
+)
+def test_what_a_bomb_gave_is_not_kept_by_its_exception(bomb):
     """Its traceback leads to the frames that inflated, and may be kept for long."""
-    [bomb] = deflate(bytes(2**22))
-    inflater = Inflater(15, takes_over=False, most=2**21)
+    inflater = Inflater(15, takes_over=False, most=2**22)
     tracemalloc.start()
     try:
         with pytest.raises(InflateError) as raised:

@@ -10,7 +10,7 @@ not end there, it was cut, or something that is no block follows. Of one that ha
 context it is not, since the check would end the context too.
 """
 
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from triows import _kernels as kernels
 from triows._engine._contexts import DEFLATE_ERROR, FINAL, TAIL, make_inflater
@@ -128,14 +128,13 @@ class Inflater:
                 pieces.append(self._advance(room))
                 room -= len(pieces[-1])
                 self._given += len(pieces[-1])
-        except DEFLATE_ERROR:
+            if self._given > self._most:
+                self._refuse(kernels.MESSAGE_TOO_BIG)
+            if self._is_last and not self.has_more:
+                self._finish()
+        except InflateError:
             pieces.clear()  # else whoever keeps the exception, with its traceback, keeps them
-            self._refuse(kernels.INVALID_DEFLATE)
-        if self._given > self._most:
-            pieces.clear()  # likewise
-            self._refuse(kernels.MESSAGE_TOO_BIG)
-        if self._is_last and not self.has_more:
-            self._finish()
+            raise
         return b"".join(pieces)
 
     def discard(self) -> None:
@@ -149,7 +148,10 @@ class Inflater:
     def _advance(self, room: int) -> bytes:
         context = self._context
         piece = self._input[self._at : self._at + SLICE]
-        octets: bytes = context.decompress(piece, room)
+        try:
+            octets: bytes = context.decompress(piece, room)
+        except DEFLATE_ERROR:
+            self._refuse(kernels.INVALID_DEFLATE)
         self._window.note(octets)
         if context.eof:
             self._at += len(piece) - len(context.unused_data)
@@ -180,7 +182,7 @@ class Inflater:
         else:
             self._refuse(kernels.INVALID_DEFLATE)
 
-    def _refuse(self, fault: int) -> None:
+    def _refuse(self, fault: int) -> NoReturn:
         self.discard()
         raise InflateError(fault)
 
