@@ -215,15 +215,15 @@ def resident() -> Iterator[Memory]:
     """Watch the process: its resident octets at the peak, and those reserved in the end."""
     memory = Memory()
     Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew: proc(5)
-    before = _process_sizes()
+    before = process_sizes()
     yield memory
-    after = _process_sizes()
+    after = process_sizes()
     memory.peak = max(after["VmHWM"] - before["VmRSS"], after["VmData"] - before["VmData"])
 
 
-def _process_sizes() -> dict[str, int]:
-    """The sizes that the kernel tells of this process, in octets."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def process_sizes(pid: int | str = "self") -> dict[str, int]:
+    """The sizes that the kernel tells of a process, in octets: this one, or that with a *pid*."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     pairs = [line.split() for line in lines if line.endswith(" kB")]
     return {name.rstrip(":"): 1024 * int(size) for name, size, _ in pairs}
 

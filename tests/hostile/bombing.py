@@ -8,11 +8,12 @@ close codes to counts. A bomb comes in the same octets as its opening handshake.
 import collections
 import json
 import socket
-import struct
 import sys
 import threading
 import zlib
+from functools import cache
 
+from tests.hostile.crowd import PATIENCE, REQUEST, receive, receive_response, reset
 from tests.naive_reception import build_frame
 
 AT_ONCE = 4
@@ -25,16 +26,12 @@ SMALL = 2**20 + 1
 """Octets that a small one inflates to: the least that is too much (`Limits.max_message`)."""
 
 TAIL = b"\x00\x00\xff\xff"
-TOO_BIG = 1009
-PATIENCE = 60.0
-AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: reset, so that no port has to wait
 
-REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+OFFER = REQUEST.removesuffix(b"\r\n") + (
     b"Sec-WebSocket-Extensions: permessage-deflate; "
     b"server_no_context_takeover; client_no_context_takeover\r\n\r\n"
 )
+"""A request that offers compression."""
 
 
 def deflate(octets, level=9):
@@ -44,6 +41,7 @@ def deflate(octets, level=9):
     return compressed.removesuffix(TAIL)
 
 
+@cache
 def frames(kind):
     """The frames of one bomb: ``single``, ``fragmented`` or ``small``."""
     bomb = deflate(bytes(SMALL if kind == "small" else LARGE))
@@ -62,25 +60,20 @@ def frames(kind):
 
 def throw(port, octets):
     """Throw one bomb; returns the close code that comes back."""
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_CLOSE)
-        sock.sendall(octets)
-        answer = b""
-        while True:
-            head, _, frame = answer.partition(b"\r\n\r\n")
-            if len(frame) >= 4:
-                assert b"permessage-deflate" in head, head
-                assert frame[0] == 0x88, frame
-                return int.from_bytes(frame[2:4])
-            received = sock.recv(4_096)
-            assert received, answer
-            answer += received
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.sendall(octets)
+        head, frame = receive_response(client)
+        assert b"permessage-deflate" in head, head
+        frame += receive(client, 4 - len(frame))
+        assert frame[0] == 0x88, frame
+        reset(client)
+    return int.from_bytes(frame[2:4])
 
 
 def main():
     """Throw as many as the arguments say."""
     port, kind, count = sys.argv[1:]
-    octets = REQUEST + frames(kind)
+    octets = OFFER + frames(kind)
     codes = collections.Counter()
     numbers = iter(range(int(count)))
 

@@ -119,23 +119,29 @@ def receive(client, size):
     return octets
 
 
-def receive_head(client):
-    """Receive the response to the request; returns the octets behind it."""
+def receive_response(client):
+    """Receive the response to the request; returns its head, and the octets behind it."""
     octets = b""
     while b"\r\n\r\n" not in octets:
         piece = client.recv(4096)
         assert piece, octets
         octets += piece
     assert octets.startswith(b"HTTP/1.1 101 "), octets
-    return octets.partition(b"\r\n\r\n")[2]
+    head, _, rest = octets.partition(b"\r\n\r\n")
+    return head, rest
 
 
-def join(addresses, count, greeting=b""):
+def receive_head(client):
+    """Receive the response to the request; returns the octets behind it."""
+    return receive_response(client)[1]
+
+
+def join(addresses, count, greeting=b"", *, request=REQUEST):
     """Open *count* WebSockets; returns them, and what each has heard of an answer to *greeting*."""
     clients = []
     for number in range(count):
         client = socket.create_connection(addresses[number % len(addresses)], PATIENCE)
-        client.sendall(REQUEST + greeting)
+        client.sendall(request + greeting)
         clients.append(client)
     return clients, [receive_head(client) for client in clients]
 
