@@ -85,6 +85,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         self._room = trio.lowlevel.ParkingLot()
         self._number = 0
         self._epoch = ""
+        self._to_all = Delivery()  # made once for many items, as it never changes
         self._counts = self._troupe.counts
         self._troupe.note_others(has_others=history > 0)
 
@@ -353,7 +354,9 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         return entry
 
     def _has_room(self, size: int) -> bool:
-        return all(one.fits(size) for one in self._blocking) and self._troupe.has_room(size)
+        if self._blocking and not all(one.fits(size) for one in self._blocking):
+            return False
+        return self._troupe.has_room(size)
 
     def _deliver(self, entry: Entry, origin: Audience | None = None) -> Delivery:
         """Give an entry to all, but to those whom it comes from."""
@@ -361,10 +364,23 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         self._counts.published += origin is None
         entry.number, entry.epoch = self._number, self._epoch
         self._history.append(entry)
+        count, dropped, closed = self._troupe.publish(entry, origin)
+        if self._members:
+            offered, lost, cut_off = self._offer(entry)
+            count += offered
+            dropped += lost
+            closed += cut_off
+        if dropped or closed:
+            return Delivery(count - dropped - closed, dropped, closed)
+        if self._to_all.delivered != count:
+            self._to_all = Delivery(count)
+        return self._to_all
+
+    def _offer(self, entry: Entry) -> tuple[int, int, int]:
+        """Give an entry to the channel's own members; returns as `Audience.publish`."""
         # Copies, as members may go meanwhile; of pairs they would be objects for Python to collect.
         members, offers = tuple(self._members), tuple(self._members.values())
-        count = len(members) + len(self._troupe)
-        dropped, closed = self._troupe.publish(entry, origin)
+        dropped = closed = 0
         for one, offer in zip(members, offers, strict=True):
             lost = offer(entry)
             if lost:
@@ -374,7 +390,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
                     closed += 1
                     self.remove(one)
         self._counts.offered += len(members)
-        return Delivery(count - dropped - closed, dropped, closed)
+        return len(members), dropped, closed
 
     def _count(self, offered: int, lost: int) -> None:
         self._counts.offered += offered

@@ -78,11 +78,11 @@ class Outpost:
         topic = self._topic
         return 0 if topic is None else len(topic)
 
-    def publish(self, entry: Entry) -> tuple[int, int]:
+    def publish(self, entry: Entry) -> tuple[int, int, int]:
         """Have the loop give its members an entry; what they lose by that is counted there."""
         entry.prepared  # noqa: B018 - made here, once
         self._append(entry, entry.size)
-        return 0, 0
+        return len(self), 0, 0
 
     def order(self, call: Callable[[], None]) -> None:
         """Have something done in the loop's thread, in its place among what is published."""

@@ -14,8 +14,8 @@ class Audience(Protocol):
 
     def __len__(self) -> int: ...
 
-    def publish(self, entry: Entry) -> tuple[int, int]:
-        """Give them an entry; returns how many lost something, and how many were cut off."""
+    def publish(self, entry: Entry) -> tuple[int, int, int]:
+        """Give them an entry; returns how many they were, lost something, were cut off."""
 
     def has_room(self, size: int) -> bool:
         """Say whether none has to be waited for with an item of *size* octets."""
@@ -42,7 +42,8 @@ class Troupe:
         self, relay: Callable[[Audience, Sequence[Entry]], None], make_room: Callable[[], None]
     ) -> None:
         self.counts = Counts()
-        self.audiences: dict[Audience, None] = {}
+        self.audiences: tuple[Audience, ...] = ()
+        """Another one when they change, who may do so while each is told something."""
         self._outposts: dict[Thread, Outpost] = {}
         self._relay = relay
         self.make_room = make_room
@@ -54,12 +55,12 @@ class Troupe:
 
     def open(self, topic: Audience) -> None:
         """See `Stage.open`."""
-        self.audiences[topic] = None
+        self.audiences = (*self.audiences, topic)
         self._tell()
 
     def close(self, topic: Audience) -> None:
         """See `Stage.close`."""
-        del self.audiences[topic]
+        self.audiences = tuple(one for one in self.audiences if one is not topic)
         self._tell()
 
     def make_entry(self, opcode: int, payload: bytes) -> Entry:
@@ -77,23 +78,27 @@ class Troupe:
             self._has_others = has_others
             self._tell()
 
-    def publish(self, entry: Entry, origin: Audience | None = None) -> tuple[int, int]:
+    def publish(self, entry: Entry, origin: Audience | None = None) -> tuple[int, int, int]:
         """Give an entry to all members, but to those of its *origin*; returns as `Audience`."""
-        dropped = closed = 0
-        for audience in tuple(self.audiences):
+        count = dropped = closed = 0
+        for audience in self.audiences:
             if audience is not origin:
-                lost, cut_off = audience.publish(entry)
+                offered, lost, cut_off = audience.publish(entry)
+                count += offered
                 dropped += lost
                 closed += cut_off
-        return dropped, closed
+        return count, dropped, closed
 
     def has_room(self, size: int) -> bool:
         """Say whether no member has to be waited for with an item of *size* octets."""
-        return all(one.has_room(size) for one in tuple(self.audiences))
+        for audience in self.audiences:  # noqa: SIM110 - for each item; a generator costs more
+            if not audience.has_room(size):
+                return False
+        return True
 
     def skip(self, count: int) -> None:
         """Tell all members that so many items are missing."""
-        for audience in tuple(self.audiences):
+        for audience in self.audiences:
             audience.skip(count)
 
     def collect(self) -> Counts:

@@ -4,11 +4,12 @@ Knows no connection: what depends on one, a client's mask above all, is left to 
 Compressed forms are kept by what they were made with, for as long as the message is.
 """
 
-from functools import cached_property
-
 from triows._engine._contexts import Recipe, compress_alone
 from triows._engine._frames import FIN, RSV1, server_header
 from triows._spec import Opcode
+
+_TEXT, _BINARY = int(Opcode.TEXT), int(Opcode.BINARY)
+_OCTETS = (bytes, bytearray, memoryview)
 
 
 class PreparedMessage:
@@ -25,8 +26,9 @@ class PreparedMessage:
         TypeError: *message* is neither text nor octets.
         UnicodeEncodeError: it holds a lone surrogate.
 
-    Never changes, and may be shared by threads. Its octets are held twice once a server's
-    frame was asked for: as payload, and in the frame; so are those of each compressed form.
+    Never changes, and may be shared by threads: that two of them make the same form of it at
+    once does no harm. Its octets are held twice once a server's frame was asked for: as
+    payload, and in the frame; so are those of each compressed form.
 
     Attributes:
         opcode: 1 for text, 2 for binary.
@@ -34,17 +36,28 @@ class PreparedMessage:
         compress: as given.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_compressed",
+        "_compressed_frames",
+        "_frame",
+        "compress",
+        "opcode",
+        "payload",
+    )
+
     def __init__(
         self, message: str | bytes | bytearray | memoryview, *, compress: bool | None = None
     ) -> None:
         self.compress = compress
-        self._compressed: dict[Recipe, bytes | None] = {}
-        self._compressed_frames: dict[Recipe, bytes] = {}
+        self._frame = b""
+        self._compressed: dict[Recipe, bytes | None] | None = None
+        self._compressed_frames: dict[Recipe, bytes] | None = None
         if isinstance(message, str):
-            self.opcode = int(Opcode.TEXT)
+            self.opcode = _TEXT
             self.payload = message.encode()
-        elif isinstance(message, bytes | bytearray | memoryview):
-            self.opcode = int(Opcode.BINARY)
+        elif isinstance(message, _OCTETS):
+            self.opcode = _BINARY
             self.payload = bytes(message)
         else:
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
@@ -57,28 +70,35 @@ class PreparedMessage:
         kind = "text" if self.opcode == Opcode.TEXT else "binary"
         return f"<triows.PreparedMessage, {kind}, {len(self)} octets>"
 
-    @cached_property
+    @property
     def frame(self) -> bytes:
         """The whole message as a server sends it: one frame, unmasked (RFC 6455 §5.2)."""
-        return server_header(FIN | self.opcode, len(self.payload)) + self.payload
+        if not self._frame:
+            self._frame = server_header(FIN | self.opcode, len(self.payload)) + self.payload
+        return self._frame
 
     def compressed(self, recipe: Recipe) -> bytes | None:
         """Return the payload compressed by itself; None if that makes it no smaller.
 
         Unless `compress` is True: then it is compressed whatever comes of it.
         """
-        if recipe not in self._compressed:  # two threads may both find that; no harm is done
+        known = self._compressed
+        if known is None:
+            known = self._compressed = {}
+        if recipe not in known:
             octets = compress_alone(recipe, self.payload)
             is_smaller = len(octets) < len(self.payload)
-            self._compressed[recipe] = octets if is_smaller or self.compress else None
-        return self._compressed[recipe]
+            known[recipe] = octets if is_smaller or self.compress else None
+        return known[recipe]
 
     def compressed_frame(self, recipe: Recipe) -> bytes | None:
         """Return the whole message as a server sends it, compressed; None as for `compressed`."""
         payload = self.compressed(recipe)
         if payload is None:
             return None
-        if recipe not in self._compressed_frames:
-            header = server_header(FIN | RSV1 | self.opcode, len(payload))
-            self._compressed_frames[recipe] = header + payload
-        return self._compressed_frames[recipe]
+        known = self._compressed_frames
+        if known is None:
+            known = self._compressed_frames = {}
+        if recipe not in known:
+            known[recipe] = server_header(FIN | RSV1 | self.opcode, len(payload)) + payload
+        return known[recipe]

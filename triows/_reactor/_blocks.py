@@ -30,11 +30,17 @@ def octets_at(address: int, size: int) -> bytes:
     return ctypes.string_at(address, size)
 
 
+def address_of(octets: bytearray) -> int:
+    """Return where octets are, as long as they live and keep their size."""
+    return ctypes.addressof(_char.from_buffer(octets)) if octets else 0
+
+
 def free(handle: int) -> None:
     """Free a block; nothing for 0."""
     _free(handle)
 
 
+_char = ctypes.c_char
 _free = ctypes.CDLL(None).free
 _free.argtypes = [ctypes.c_void_p]
 _free.restype = None

@@ -105,6 +105,11 @@ class ChannelLoop(Loop):
         self._arena += _MASK_GAP
         self._note_send(slot, session, payload, opcode)
 
+    @property
+    def received(self) -> int:
+        """How many messages the last turn has handed over, if nothing was sent since."""
+        return self._words[s.ROW_COUNT]
+
     def word(self, slot: int, column: int) -> int:
         """Return a word of a slot."""
         return self._slot_words[s.SLOT_SIZE * slot + column]
@@ -705,21 +710,24 @@ class ChannelDriver(InlineDriver):
             nursery.cancel_scope.cancel()
 
     async def _serve(self) -> None:
-        take_turns = self._loop.take_turns
+        loop, fan = self._loop, self._loop.fan
+        take_turns = loop.take_turns
         while self._goes_on():
-            if self._loop.has_events:
+            if loop.has_events:
                 await trio.lowlevel.checkpoint()
             else:
-                await trio.lowlevel.wait_readable(self._loop.fileno())
+                await trio.lowlevel.wait_readable(loop.fileno())
             for _ in range(CYCLES):
-                if not take_turns(LINGER if self._may_linger() else 0.0, 1):
+                # At once if it can be: to ask whether there is time to wait costs as much.
+                if not (take_turns(0.0, 1) or (self._may_linger() and take_turns(LINGER, 1))):
                     break
                 # The first pass is for the tasks that were woken, the second sends.
                 self._is_corked = True
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                if self._loop.fan.noted:
-                    await self._let_publish()
+                if not fan.noted:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                if fan.noted:
+                    await self._let_publish(loop.received)
                 self._is_corked = False
             self._take_calls()
 
@@ -743,23 +751,28 @@ class ChannelDriver(InlineDriver):
                 await trio.lowlevel.wait_task_rescheduled(self._forget)
             self._has_rung = False
             if self._loop.fan.noted:
-                await self._let_publish()
+                await self._let_publish(MANY)
             self._loop.settle()
 
-    async def _let_publish(self) -> None:
+    async def _let_publish(self, expected: int) -> None:
         """Give tasks some passes more to publish, where to send it all costs far more than these.
 
-        A task that publishes what it receives does so once a pass; as Trio changes the order of
-        tasks from pass to pass, one pass that brings nothing says nothing, two do.
+        A task that publishes what it receives does so once a pass: they are done when all that
+        was received has been published. Others may never be, or publish something else. As
+        Trio changes the order of tasks from pass to pass, one pass that brings nothing says
+        nothing, two do.
+
+        Args:
+            expected: messages that tasks may be about to publish.
         """
         fan = self._loop.fan
-        due, brought_nothing = fan.due, 0
+        count, brought_nothing = fan.gathered, 0
         for _ in range(MORE_PASSES):
-            if brought_nothing == 2 or fan.weight < WORTH_A_PASS:
+            if count >= expected or brought_nothing == 2 or fan.weight < WORTH_A_PASS:
                 break
             await trio.lowlevel.cancel_shielded_checkpoint()
-            before, due = due, fan.due
-            brought_nothing = 0 if due > before else brought_nothing + 1
+            before, count = count, fan.gathered
+            brought_nothing = 0 if count > before else brought_nothing + 1
 
     def _forget(self, _: object) -> trio.lowlevel.Abort:
         self._sleeper = None
@@ -769,6 +782,9 @@ class ChannelDriver(InlineDriver):
 MORE_PASSES: Final = 8
 WORTH_A_PASS: Final = 64
 """Members to be sent to, some of a microsecond each, for which another pass is waited."""
+
+MANY: Final = 2**62
+"""Messages, where no one knows how many."""
 
 CYCLES: Final = 100
 """Turns after which a driver looks whether it is cancelled, and at its calls."""

@@ -7,7 +7,6 @@ what was published before: each connection sees one order, that of the calls.
 
 # ruff: noqa: SLF001 - a loop and its fan are one thing in two modules
 
-import ctypes
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from triows import _kernels as kernels
 from triows._engine import PreparedMessage
 from triows._kernels import slots as s
+from triows._reactor._blocks import address_of
 from triows._reactor._topics import Member, Seat, Stage, Topic
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Fan:
         self.noted: list[Topic] = []
         """Topics with a batch to be sent."""
         self._batched: list[Topic] = []
-        self._batches: list[bytes] = []
+        self._batches: list[bytearray] = []
         self._is_attending = False
         self._show_table()
 
@@ -176,9 +176,9 @@ class Fan:
         return sum(map(len, self.noted))
 
     @property
-    def due(self) -> int:
-        """How many deliveries that is."""
-        return sum(topic.due for topic in self.noted)
+    def gathered(self) -> int:
+        """How many messages that are."""
+        return sum([topic.gathered for topic in self.noted])
 
     def note(self, topic: Topic) -> None:
         """Have a topic's batch sent soon."""
@@ -222,7 +222,7 @@ class Fan:
             batch = topic.take_batch()
             at = s.BATCHES + s.BATCH_FIELDS * i
             words[at + s.BATCH_TOPIC] = topic.index
-            words[at + s.BATCH_ADDRESS] = _address_of(batch)
+            words[at + s.BATCH_ADDRESS] = address_of(batch)
             words[at + s.BATCH_SIZE] = len(batch)
             self._batches.append(batch)
         words[s.BATCH_COUNT] = len(self._batched)
@@ -293,7 +293,3 @@ class Fan:
         used = self._loop._words[s.USED_SLOTS]
         for slot in {*self._members, *np.flatnonzero(self._loop._slots[:used, s.BOUND]).tolist()}:
             self.release(slot)
-
-
-def _address_of(octets: bytes) -> int:
-    return ctypes.cast(ctypes.c_char_p(octets), ctypes.c_void_p).value or 0

@@ -5,7 +5,6 @@ loop. It knows neither Trio nor how a socket came to be open.
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 import select
@@ -22,6 +21,7 @@ from triows import _kernels as kernels
 from triows._engine import PerMessageDeflate, PreparedMessage, Request
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
+from triows._reactor._blocks import address_of
 from triows._reactor._fanout import Fan
 
 _NS: Final = 1_000_000_000
@@ -437,7 +437,7 @@ class Loop:
         words[s.SEND_COUNT] = len(sends) // s.SEND_FIELDS
         if sends:
             words[s.SENDS_AT : s.SENDS_AT + len(sends)] = array("q", sends)
-            words[s.ARENA] = ctypes.addressof(ctypes.c_char.from_buffer(self._arena))
+            words[s.ARENA] = address_of(self._arena)
             words[s.ARENA_SIZE] = len(self._arena)
         if self.fan.noted:
             self.fan.put()

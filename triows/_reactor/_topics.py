@@ -157,9 +157,9 @@ class Topic:
         self._row[t.MEMBERS] = self._rows.ctypes.data
 
     @property
-    def due(self) -> int:
-        """How many deliveries are gathered."""
-        return len(self) * len(self._entries)
+    def gathered(self) -> int:
+        """How many messages are to be sent to its members."""
+        return len(self._entries)
 
     # Members.
 
@@ -212,12 +212,13 @@ class Topic:
 
     # Publishing.
 
-    def publish(self, entry: Any) -> tuple[int, int]:
-        """Give an entry to every member; returns how many lost something, and were cut off."""
+    def publish(self, entry: Any) -> tuple[int, int, int]:
+        """Give every member an entry; returns how many they were, lost something, were cut off."""
+        count = len(self._quick) + len(self.slow)
         if self._quick:
             self._append(entry)
-        self._counts.offered += len(self)
-        return self._offer(self.slow, (entry,)) if self.slow else (0, 0)
+        self._counts.offered += count
+        return (count, *self._offer(self.slow, (entry,))) if self.slow else (count, 0, 0)
 
     def publish_here(self, opcode: int, payload: bytes) -> None:
         """Publish what a compiled handler has published of a message that Python inflated."""
@@ -240,7 +241,7 @@ class Topic:
         """Say whether no member that blocks has to be waited for with *size* octets."""
         if self._is_full_for(size):
             self._fan.flush()
-        return all(member.seat.has_room(size) for member in self.slow)
+        return not self.slow or all(member.seat.has_room(size) for member in self.slow)
 
     def _is_full_for(self, size: int) -> bool:
         return bool(self._entries) and (
@@ -256,11 +257,11 @@ class Topic:
         if len(self._entries) == 1:
             self._fan.note(self)
 
-    def take_batch(self) -> bytes:
+    def take_batch(self) -> bytearray:
         """Take what was gathered, as frames; `attend` is to follow."""
         self._sent, self._entries = self._entries, []
         self._octets = 0
-        return b"".join([one.prepared.frame for one in self._sent])
+        return _NOTHING.join([one.prepared.frame for one in self._sent])
 
     def unsent_for(self, member: Member) -> Iterator[PreparedMessage]:
         """Give a quick member now what was gathered for all, ahead of them."""
@@ -384,6 +385,8 @@ def _split(octets: bytes) -> Iterator[tuple[int, bytes]]:
         at = start + header.payload_size
         yield header.opcode, octets[start:at]
 
+
+_NOTHING: Final = bytearray()
 
 _MOST_ITEMS: Final = 1_024
 """Entries of a batch, whatever its members have room for."""
