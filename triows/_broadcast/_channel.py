@@ -231,7 +231,8 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
             TypeError, UnicodeEncodeError: it is no message, and there are WebSockets
                 attached; nothing was published.
         """
-        self._check_open()
+        if self._is_closed:
+            self._check_open()
         entry = self._make_entry(item)
         if self._turn.locked() or not self._has_room(entry.size):
             raise trio.WouldBlock

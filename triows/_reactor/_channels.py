@@ -766,13 +766,13 @@ class ChannelDriver(InlineDriver):
             expected: messages that tasks may be about to publish.
         """
         fan = self._loop.fan
-        count, brought_nothing = fan.gathered, 0
-        for _ in range(MORE_PASSES):
-            if count >= expected or brought_nothing == 2 or fan.weight < WORTH_A_PASS:
-                break
+        passes = brought_nothing = 0
+        if fan.weight < WORTH_A_PASS:
+            passes = MORE_PASSES
+        while (before := fan.gathered) < expected and brought_nothing < 2 and passes < MORE_PASSES:
             await trio.lowlevel.cancel_shielded_checkpoint()
-            before, count = count, fan.gathered
-            brought_nothing = 0 if count > before else brought_nothing + 1
+            passes += 1
+            brought_nothing = 0 if fan.gathered > before else brought_nothing + 1
 
     def _forget(self, _: object) -> trio.lowlevel.Abort:
         self._sleeper = None

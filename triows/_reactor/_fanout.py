@@ -40,6 +40,8 @@ class Fan:
         self._by_index: dict[int, Topic] = {}
         self.noted: list[Topic] = []
         """Topics with a batch to be sent."""
+        self.gathered = 0
+        """Messages in those batches."""
         self._batched: list[Topic] = []
         self._batches: list[bytearray] = []
         self._is_attending = False
@@ -175,11 +177,6 @@ class Fan:
         """How many members are to be sent something that was published."""
         return sum(map(len, self.noted))
 
-    @property
-    def gathered(self) -> int:
-        """How many messages that are."""
-        return sum([topic.gathered for topic in self.noted])
-
     def note(self, topic: Topic) -> None:
         """Have a topic's batch sent soon."""
         self.noted.append(topic)
@@ -218,6 +215,7 @@ class Fan:
         """Show the kernel the batches, until `clear`."""
         words = self._loop._words
         self._batched, self.noted = self.noted, []
+        self.gathered = 0
         for i, topic in enumerate(self._batched):
             batch = topic.take_batch()
             at = s.BATCHES + s.BATCH_FIELDS * i

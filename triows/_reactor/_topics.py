@@ -156,11 +156,6 @@ class Topic:
         self._row = row
         self._row[t.MEMBERS] = self._rows.ctypes.data
 
-    @property
-    def gathered(self) -> int:
-        """How many messages are to be sent to its members."""
-        return len(self._entries)
-
     # Members.
 
     def add(self, slot: int, session: int, seat: Seat) -> Member:
@@ -216,7 +211,13 @@ class Topic:
         """Give every member an entry; returns how many they were, lost something, were cut off."""
         count = len(self._quick) + len(self.slow)
         if self._quick:
-            self._append(entry)
+            if self._entries and self._is_full_for(entry.size):
+                self._fan.flush()  # before that makes more than seats have room for
+            self._entries.append(entry)
+            self._octets += entry.size
+            self._fan.gathered += 1
+            if len(self._entries) == 1:
+                self._fan.note(self)
         self._counts.offered += count
         return (count, *self._offer(self.slow, (entry,))) if self.slow else (count, 0, 0)
 
@@ -239,23 +240,12 @@ class Topic:
 
     def has_room(self, size: int) -> bool:
         """Say whether no member that blocks has to be waited for with *size* octets."""
-        if self._is_full_for(size):
+        if self._entries and self._is_full_for(size):
             self._fan.flush()
         return not self.slow or all(member.seat.has_room(size) for member in self.slow)
 
     def _is_full_for(self, size: int) -> bool:
-        return bool(self._entries) and (
-            len(self._entries) >= self._most_items or self._octets + size > self._most_octets
-        )
-
-    def _append(self, entry: Any) -> None:
-        """Add to the batch, which first leaves where that makes more than seats have room for."""
-        if self._is_full_for(entry.size):
-            self._fan.flush()
-        self._entries.append(entry)
-        self._octets += entry.size
-        if len(self._entries) == 1:
-            self._fan.note(self)
+        return len(self._entries) >= self._most_items or self._octets + size > self._most_octets
 
     def take_batch(self) -> bytearray:
         """Take what was gathered, as frames; `attend` is to follow."""
@@ -370,8 +360,9 @@ class Topic:
         return messages
 
     def close(self) -> None:
-        """Give back what the kernel holds."""
+        """Give back what the kernel holds, and forget what no one is to be sent."""
         self.collect()
+        self._fan.gathered -= len(self._entries)
         free(self._row[t.UNSENT])
 
 
