@@ -41,24 +41,16 @@ DELIVERIES = LATENCY_COUNT  # where the verdict counts them
 def _send_some(fd, frames, sent, count):
     """Send messages *sent* .. *sent* + *count* in one piece; returns 0, or an errno."""
     size = frames.shape[1]
-    variants = frames.shape[0]
-    while count > 0:
-        first = sent % variants
-        run = min(count, variants - first)
-        start = 0
-        while start < run * size:
-            n = send(
-                fd, frames.ctypes.data + first * size + start, run * size - start,
-                MSG_DONTWAIT | MSG_NOSIGNAL,
-            )  # fmt: skip
-            if n < 0:
-                error = errno()
-                if error not in (EAGAIN, EINTR):
-                    return error
-                n = 0
-            start += n
-        sent += run
-        count -= run
+    address = frames.ctypes.data + sent % (frames.shape[0] - MOST_WINDOW) * size
+    start = 0
+    while start < count * size:
+        n = send(fd, address + start, count * size - start, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if n < 0:
+            error = errno()
+            if error not in (EAGAIN, EINTR):
+                return error
+            n = 0
+        start += n
     return 0
 
 
@@ -112,7 +104,8 @@ def fan_out(
     epoll      descriptor that watches every connection that reads, its datum the connection's own
     slots      int64 (descriptors,): row of each descriptor in *state*
     state      int64 (connections, STATE_COLUMNS); RECEIVED counts octets from the first on
-    frames     uint8 (variants, octets): the messages, masked, sent in turn
+    frames     uint8 (variants + MOST_WINDOW, octets): the messages, masked, sent in turn; the
+               first follow once more, so that a whole window is always one piece
     stream     uint8: what they are relayed as, one after the other
     octets     uint8, room for one receive
     events     int32 (EVENTS, EVENT_WORDS)
@@ -125,7 +118,7 @@ def fan_out(
     Returns FINE, or what went wrong.
     """
     clock = np.zeros(2, np.int64)
-    reply = stream.size // frames.shape[0]
+    reply = stream.size // (frames.shape[0] - MOST_WINDOW)
     readers = state.shape[0]
     ring = counts.size
     first = sent = state[0, RECEIVED] // reply  # all have as much between two runs

@@ -78,7 +78,7 @@ class Tally:
 
 
 def messages(octets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Build the messages to send, masked, and what they are relayed as."""
+    """Build the messages to send, masked, as `fan_out` takes them, and what they are relayed as."""
     random = np.random.default_rng(6455)
     sent, relayed = [], bytearray()
     for _ in range(VARIANTS):
@@ -88,7 +88,7 @@ def messages(octets: int) -> tuple[np.ndarray, np.ndarray]:
         frame = header(octets, masked=True) + key.tobytes() + masked.tobytes()
         sent.append(np.frombuffer(frame, np.uint8))
         relayed += header(octets, masked=False) + payload.tobytes()
-    return np.stack(sent), np.frombuffer(relayed, np.uint8).copy()
+    return np.stack((*sent, *sent[:MOST_WINDOW])), np.frombuffer(relayed, np.uint8).copy()
 
 
 def stall(host: str, port: int) -> socket.socket:
@@ -101,9 +101,10 @@ def stall(host: str, port: int) -> socket.socket:
 def warm_up() -> None:
     """Compile the loop: while it is compiled, a server would ping who is idle."""
     none, octets = np.zeros(1, np.int64), np.ones(1, np.uint8)
+    frames = np.ones((1 + MOST_WINDOW, 1), np.uint8)
     verdict, events = np.zeros(VERDICT_ROWS, np.int64), np.zeros((EVENTS, EVENT_WORDS), np.int32)
     fan_out(
-        -1, none, np.zeros((1, STATE_COLUMNS), np.int64), octets.reshape(1, 1), octets, octets,
+        -1, none, np.zeros((1, STATE_COLUMNS), np.int64), frames, octets, octets,
         events, none, none, none, verdict, 0, 0,
     )  # fmt: skip
 

@@ -35,7 +35,10 @@ class Scanner:
     def __init__(self, *, expect_mask=0, rsv=0, max_message=1_000, max_fragments=5, rows=8):
         ensure_warm()
         self.state = np.zeros(STATE_SIZE, np.int64)
-        self.state[:4] = expect_mask, rsv, max_message, max_fragments
+        self.state[_scan.EXPECT_MASK] = expect_mask
+        self.state[_scan.ALLOWED_RSV] = rsv
+        self.state[_scan.MAX_MESSAGE] = max_message
+        self.state[_scan.MAX_FRAGMENTS] = max_fragments
         self.table = np.full((rows, _scan.COLUMNS), -7, np.int64)
         self.octets = np.zeros(0, np.uint8)
 

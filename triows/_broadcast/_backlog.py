@@ -23,17 +23,20 @@ class Entry:
         item: as it was published.
         number: its number in its channel, from 1.
         epoch: what the number is of, where others than the channel give numbers.
+        prepared: the item as a message, if that was asked for already.
     """
 
     __slots__ = ("_prepared", "epoch", "item", "number", "size")
 
-    def __init__(self, item: Any, number: int, epoch: str = "") -> None:
+    def __init__(
+        self, item: Any, number: int, epoch: str = "", *, prepared: PreparedMessage | None = None
+    ) -> None:
         self.item = item
-        self.size = octets_of(item)
+        self.size = octets_of(item) if prepared is None else len(prepared.payload)
         """In octets."""
         self.number = number
         self.epoch = epoch
-        self._prepared: PreparedMessage | None = None
+        self._prepared = prepared
 
     @property
     def prepared(self) -> PreparedMessage:

@@ -17,6 +17,7 @@ from triows._broadcast._publisher import Publisher
 from triows._broadcast._seat import Place, Tell
 from triows._broadcast._stage import Audience, Troupe
 from triows._broadcast._subscription import Subscription
+from triows._engine import PreparedMessage
 from triows._nursery import unwrapped_nursery
 
 T = TypeVar("T")
@@ -349,10 +350,11 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         self._troupe.skip(count)
 
     def _make_entry(self, item: T) -> Entry:
-        entry = Entry(item, 0)
-        if self._has_attached:
-            entry.prepared  # noqa: B018 - it raises where there is no such message
-        return entry
+        if not self._has_attached:
+            return Entry(item, 0)
+        message: Any = item
+        is_prepared = isinstance(message, PreparedMessage)
+        return Entry(item, 0, prepared=message if is_prepared else PreparedMessage(message))
 
     def _has_room(self, size: int) -> bool:
         if self._blocking and not all(one.fits(size) for one in self._blocking):

@@ -54,23 +54,24 @@ from triows._kernels._utf8 import validate_utf8
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 
-# The state of a connection's scan: int64 (STATE_SIZE,). The first four are settings.
-EXPECT_MASK: Final = 0  # 1: the peer must mask (it is a client); 0: it must not
-ALLOWED_RSV: Final = 1  # the reserved bits that an extension has claimed: 4 is RSV1
-MAX_MESSAGE: Final = 2  # octets
-MAX_FRAGMENTS: Final = 3  # frames
-MESSAGE_OPCODE: Final = 4  # of the message that is under way; 0 between messages
-MESSAGE_SIZE: Final = 5  # octets that its frames have announced so far
-MESSAGE_FRAGMENTS: Final = 6  # frames of it that have begun
-MESSAGE_RSV: Final = 7  # the reserved bits of its first frame
-TEXT: Final = 8  # where its UTF-8 stands: 0 at the boundary of a code point
-REMAINING: Final = 9  # octets of the frame under way that are still to come
-FRAME_FIN: Final = 10  # whether that frame is its message's last
-FRAME_KEY: Final = 11  # its mask key, or -1
-FRAME_PHASE: Final = 12  # the mask octet that its next payload octet meets, 0..3
-HAS_CLOSED: Final = 13  # 1 once a Close frame has been seen: what follows is ignored (§5.5.1)
-FIELDS: Final = 14  # what `read_header` found: FIELD_COUNT integers
-STATE_SIZE: Final = FIELDS + FIELD_COUNT
+# The state of a connection's scan: int64 (STATE_SIZE,). What plain frames need comes last, for the
+# sake of slots (`_slots`), which go on from there.
+FIELDS: Final = 0  # what `read_header` found: FIELD_COUNT integers
+MAX_FRAGMENTS: Final = FIELD_COUNT  # frames; a setting
+MESSAGE_SIZE: Final = FIELD_COUNT + 1  # octets that the message's frames have announced so far
+MESSAGE_FRAGMENTS: Final = FIELD_COUNT + 2  # frames of it that have begun
+MESSAGE_RSV: Final = FIELD_COUNT + 3  # the reserved bits of its first frame
+TEXT: Final = FIELD_COUNT + 4  # where its UTF-8 stands: 0 at the boundary of a code point
+FRAME_FIN: Final = FIELD_COUNT + 5  # whether the frame under way is its message's last
+FRAME_KEY: Final = FIELD_COUNT + 6  # its mask key, or -1
+FRAME_PHASE: Final = FIELD_COUNT + 7  # the mask octet that its next payload octet meets, 0..3
+HAS_CLOSED: Final = FIELD_COUNT + 8  # 1 once a Close frame was seen: the rest is ignored (§5.5.1)
+EXPECT_MASK: Final = FIELD_COUNT + 9  # 1: the peer must mask (it is a client); 0: it must not
+ALLOWED_RSV: Final = FIELD_COUNT + 10  # the reserved bits an extension has claimed: 4 is RSV1
+MAX_MESSAGE: Final = FIELD_COUNT + 11  # octets; a setting too, as the two before it
+MESSAGE_OPCODE: Final = FIELD_COUNT + 12  # of the message that is under way; 0 between messages
+REMAINING: Final = FIELD_COUNT + 13  # octets of the frame under way that are still to come
+STATE_SIZE: Final = FIELD_COUNT + 14
 
 # A row of the table: int64 (COLUMNS,).
 ROW_OPCODE: Final = 0  # 1 or 2 for data, continuation frames included; 8, 9 or 10 for control

@@ -1,9 +1,11 @@
 """The connections of a loop, as rows of integers, and the loop's own registers.
 
 A *slot* is a row: the scan's state first, then what else a turn must know of a
-connection. An idle connection is nothing but its slot; a block of memory hangs on
-it only while it has something to hold: an unfinished header, an unfinished
-message, octets that the kernel did not take.
+connection. It takes whole lines of the processor's cache, and what is looked at
+together shares a line: with many connections, each line of each of them is a miss.
+An idle connection is nothing but its slot; a block of memory hangs on it only while
+it has something to hold: an unfinished header, an unfinished message, octets that the
+kernel did not take.
 
 An event carries the slot and its *generation*. Ending a connection gives its slot
 another generation, so that an event that was fetched before, for the same slot,
@@ -14,42 +16,48 @@ from typing import Final
 
 from triows._kernels._scan import STATE_SIZE
 
-# The columns of a slot behind the scan's state: int64.
-DESCRIPTOR: Final = STATE_SIZE  # of the socket; -1 in a free slot
-GENERATION: Final = STATE_SIZE + 1  # 0..2**31 - 1
-PHASE: Final = STATE_SIZE + 2
-INTEREST: Final = STATE_SIZE + 3  # what epoll reports: EPOLLIN, EPOLLOUT
-CARRY: Final = STATE_SIZE + 4  # the block of an unfinished header or control frame
-CARRY_SIZE: Final = STATE_SIZE + 5
-MESSAGE: Final = STATE_SIZE + 6  # the block of the message under way, behind HEADROOM octets
-MESSAGE_STORED: Final = STATE_SIZE + 7  # octets of it that are there
-MESSAGE_ROOM: Final = STATE_SIZE + 8  # octets of the block
-QUEUE: Final = STATE_SIZE + 9  # the block of what the kernel has not taken
-QUEUE_START: Final = STATE_SIZE + 10
-QUEUE_SIZE: Final = STATE_SIZE + 11
-QUEUE_ROOM: Final = STATE_SIZE + 12
-HEARD: Final = STATE_SIZE + 13  # when the peer last gave a sign of life, in ns
-IS_PINGING: Final = STATE_SIZE + 14  # whether it was pinged since
-MESSAGE_SINCE: Final = STATE_SIZE + 15  # when the unfinished message began; 0 for none
-CLOSE_SINCE: Final = STATE_SIZE + 16  # when the closing handshake began
-NEXT_FREE: Final = STATE_SIZE + 17  # the free slot behind this free one, or -1
-ENDING: Final = STATE_SIZE + 18  # why this side failed the connection; 0 if it did not
-NEXT_DIRTY: Final = STATE_SIZE + 19  # as DIRTY, which it follows; 0 if it is not in that list
-SESSION: Final = STATE_SIZE + 20  # the number that names the connection for good; 0 for none
-WANTS: Final = STATE_SIZE + 21  # what else becomes rows of a loop that collects
-IS_PAUSED: Final = STATE_SIZE + 22  # whether Python has given up reading from the peer
-BOUND: Final = STATE_SIZE + 23  # 1 + the topic that a compiled handler publishes to; 0 for none
-MEMBERSHIPS: Final = STATE_SIZE + 24  # topics that it is a member of
-SLOW: Final = STATE_SIZE + 25  # those of them that have something waiting for it in Python
-NEXT_THIRSTY: Final = STATE_SIZE + 26  # as THIRSTY, which it follows; 0 if it is not in that list
-# Its own copies of the loop's settings, in ns.
-PING_AFTER: Final = STATE_SIZE + 27
-GIVE_UP_AFTER: Final = STATE_SIZE + 28  # after PING_AFTER
-FINISH_MESSAGE_IN: Final = STATE_SIZE + 29
-FINISH_CLOSE_IN: Final = STATE_SIZE + 30
+# The columns of a slot behind the scan's state: int64. These share a line with what plain frames
+# need of that state;
+GENERATION: Final = STATE_SIZE  # 0..2**31 - 1
+SESSION: Final = STATE_SIZE + 1  # the number that names the connection for good; 0 for none
+WANTS: Final = STATE_SIZE + 2  # what else becomes rows of a loop that collects
+# this line has what any octets in or out need;
+DESCRIPTOR: Final = STATE_SIZE + 3  # of the socket; -1 in a free slot
+PHASE: Final = STATE_SIZE + 4
+INTEREST: Final = STATE_SIZE + 5  # what epoll reports: EPOLLIN, EPOLLOUT
+QUEUE_SIZE: Final = STATE_SIZE + 6
+CARRY: Final = STATE_SIZE + 7  # the block of an unfinished header or control frame
+CARRY_SIZE: Final = STATE_SIZE + 8
+HEARD: Final = STATE_SIZE + 9  # when the peer last gave a sign of life, in ns
+IS_PINGING: Final = STATE_SIZE + 10  # whether it was pinged since
+# this one, what is unfinished, and when that is too late, as settings of its own, in ns;
+IS_PAUSED: Final = STATE_SIZE + 11  # whether Python has given up reading from the peer
+MESSAGE_SINCE: Final = STATE_SIZE + 12  # when the unfinished message began; 0 for none
+PING_AFTER: Final = STATE_SIZE + 13
+GIVE_UP_AFTER: Final = STATE_SIZE + 14  # after PING_AFTER
+FINISH_MESSAGE_IN: Final = STATE_SIZE + 15
+MESSAGE: Final = STATE_SIZE + 16  # the block of the message under way, behind HEADROOM octets
+MESSAGE_STORED: Final = STATE_SIZE + 17  # octets of it that are there
+MESSAGE_ROOM: Final = STATE_SIZE + 18  # octets of the block
+# and the rest is touched by few.
+QUEUE: Final = STATE_SIZE + 19  # the block of what the kernel has not taken
+QUEUE_START: Final = STATE_SIZE + 20
+QUEUE_ROOM: Final = STATE_SIZE + 21
+MEMBERSHIPS: Final = STATE_SIZE + 22  # topics that it is a member of
+SLOW: Final = STATE_SIZE + 23  # those of them that have something waiting for it in Python
+BOUND: Final = STATE_SIZE + 24  # 1 + the topic that a compiled handler publishes to; 0 for none
+CLOSE_SINCE: Final = STATE_SIZE + 25  # when the closing handshake began
+FINISH_CLOSE_IN: Final = STATE_SIZE + 26
+NEXT_FREE: Final = STATE_SIZE + 27  # the free slot behind this free one, or -1
+ENDING: Final = STATE_SIZE + 28  # why this side failed the connection; 0 if it did not
+NEXT_DIRTY: Final = STATE_SIZE + 29  # as DIRTY, which it follows; 0 if it is not in that list
+NEXT_THIRSTY: Final = STATE_SIZE + 30  # as THIRSTY, which it follows; 0 if it is not in that list
 PONGS_QUEUED: Final = STATE_SIZE + 31  # octets of Pongs queued since the queue was last empty
 LAST_PONG: Final = STATE_SIZE + 32  # octets of one that may be replaced, at the queue's end, or 0
-SLOT_SIZE: Final = STATE_SIZE + 33
+SLOT_SIZE: Final = STATE_SIZE + 35  # whole lines
+
+LINE: Final = 8
+"""Integers of a line of the processor's cache, on which the first slot begins."""
 
 # What a connection may want.
 ROOM: Final = 1  # a row when octets have left its queue

@@ -15,6 +15,7 @@ the pass between them is the tasks'.
 # ruff: noqa: SLF001 - a session's private parts are this module's
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
@@ -48,7 +49,7 @@ from triows._reactor._loop import Loop, Octets, nanoseconds
 from triows._reactor._moving import Moved, discard, put_in
 from triows._reactor._outbox import Outbox
 from triows._reactor._topics import Seat, Stage
-from triows._reactor._worker import LINGER, InlineDriver
+from triows._reactor._worker import LINGER, InlineDriver, Odds
 from triows._spec import MAX_CONTROL_PAYLOAD, CloseCode, Opcode
 
 _WANTS: Final = s.ROOM | s.PONGS | s.ENDINGS
@@ -700,6 +701,7 @@ class ChannelDriver(InlineDriver):
         self._sleeper: trio.lowlevel.Task | None = None
         self._has_rung = False
         self._is_corked = False
+        self._answer_odds = Odds()
         loop.bell = self._ring
 
     async def _serve_and_tick(self) -> None:
@@ -711,15 +713,13 @@ class ChannelDriver(InlineDriver):
 
     async def _serve(self) -> None:
         loop, fan = self._loop, self._loop.fan
-        take_turns = loop.take_turns
         while self._goes_on():
             if loop.has_events:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(loop.fileno())
             for _ in range(CYCLES):
-                # At once if it can be: to ask whether there is time to wait costs as much.
-                if not (take_turns(0.0, 1) or (self._may_linger() and take_turns(LINGER, 1))):
+                if not await self._take_turn():
                     break
                 # The first pass is for the tasks that were woken, the second sends.
                 self._is_corked = True
@@ -730,6 +730,38 @@ class ChannelDriver(InlineDriver):
                     await self._let_publish(loop.received)
                 self._is_corked = False
             self._take_calls()
+
+    async def _take_turn(self) -> int:
+        """Take a turn, if need be in a moment; returns what `ChannelLoop.take_turns` does."""
+        loop = self._loop
+        is_wide = loop.fan.noted and loop.fan.weight >= WORTH_A_PASS
+        began = time.perf_counter() if is_wide else 0.0
+        served = loop.take_turns(0.0, 1)  # asking whether there is time to wait costs as much
+        if served:
+            return served
+        if is_wide:
+            return await self._look_out(time.perf_counter() - began)
+        if self._may_linger():
+            served = loop.take_turns(LINGER, 1)
+            self._odds.learn(is_hit=served > 0)
+        return served
+
+    async def _look_out(self, spent: float) -> int:
+        """Look out for answers to what many were sent, which took *spent* seconds.
+
+        Those who have got it may well say something next. To fall asleep and be woken takes
+        longer than that, and what is run then is no longer in the processor's caches: so some
+        passes go by looking, in which other tasks can run. They take a small part of the time
+        that was spent, and are left out the more often the more often they were in vain.
+        """
+        served = 0
+        if self._answer_odds.are_good():
+            until = time.perf_counter() + LOOK_OUT * spent
+            while not served and time.perf_counter() < until:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                served = self._loop.take_turns(0.0, 1)
+            self._answer_odds.learn(is_hit=served > 0)
+        return served
 
     # The flusher.
 
@@ -766,12 +798,11 @@ class ChannelDriver(InlineDriver):
             expected: messages that tasks may be about to publish.
         """
         fan = self._loop.fan
-        passes = brought_nothing = 0
-        if fan.weight < WORTH_A_PASS:
-            passes = MORE_PASSES
-        while (before := fan.gathered) < expected and brought_nothing < 2 and passes < MORE_PASSES:
+        passes = MORE_PASSES if fan.weight >= WORTH_A_PASS else 0
+        brought_nothing = 0
+        while (before := fan.gathered) < expected and brought_nothing < 2 and passes > 0:
             await trio.lowlevel.cancel_shielded_checkpoint()
-            passes += 1
+            passes -= 1
             brought_nothing = 0 if fan.gathered > before else brought_nothing + 1
 
     def _forget(self, _: object) -> trio.lowlevel.Abort:
@@ -785,6 +816,9 @@ WORTH_A_PASS: Final = 64
 
 MANY: Final = 2**62
 """Messages, where no one knows how many."""
+
+LOOK_OUT: Final = 1 / 6
+"""Of the time that sending to many took: so long answers are looked out for."""
 
 CYCLES: Final = 100
 """Turns after which a driver looks whether it is cancelled, and at its calls."""

@@ -130,7 +130,7 @@ class Loop:
         # Most of the rows and of the region are never touched, and so cost nothing.
         self._registers = np.zeros(s.COLLECTING_REGISTERS, np.int64)
         self._words = self._registers.data.cast("B").cast("q")  # faster than NumPy, word by word
-        self._slots = np.zeros((limits.max_connections, s.SLOT_SIZE), np.int64)
+        self._slots = _make_slots(limits.max_connections)
         self._region = np.zeros(REGION if collects else s.LEAST_REGION, np.uint8)
         self._event = np.zeros(kernels.system.EVENT_WORDS, np.int32)
         self._clock = np.zeros(2, np.int64)
@@ -488,6 +488,13 @@ class Loop:
 def plain(payload: Sendable) -> Octets:
     """Return what is sent where nothing is compressed."""
     return payload.payload if isinstance(payload, PreparedMessage) else payload
+
+
+def _make_slots(count: int) -> np.ndarray:
+    """Make so many slots, free and untouched; the first begins with a line of the cache."""
+    words = np.zeros(count * s.SLOT_SIZE + s.LINE, np.int64)
+    skipped = -words.ctypes.data // words.itemsize % s.LINE
+    return words[skipped : skipped + count * s.SLOT_SIZE].reshape(count, s.SLOT_SIZE)
 
 
 def _name_errnos(counts: list[int]) -> Mapping[str, int]:

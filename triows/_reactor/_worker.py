@@ -299,7 +299,26 @@ About what a pass of Trio's costs: waiting in vain doubles that cost, at worst.
 """
 
 MOST_MISSES = 6
-"""Waits in vain, one after the other, that make the next one rarer: 1 in 2**6 passes."""
+"""Tries in vain, one after the other, that make the next one rarer: 1 in 2**6."""
+
+
+class Odds:
+    """Whether to try what may be in vain: the less often the more often it was."""
+
+    def __init__(self) -> None:
+        self._misses = self._rests = 0
+
+    def are_good(self) -> bool:
+        """Say whether to try this time."""
+        if self._rests:
+            self._rests -= 1
+            return False
+        return True
+
+    def learn(self, *, is_hit: bool) -> None:
+        """Take note of what came of trying."""
+        self._misses = 0 if is_hit else min(self._misses + 1, MOST_MISSES)
+        self._rests = 2**self._misses - 1
 
 
 class InlineDriver(Driver):
@@ -307,7 +326,7 @@ class InlineDriver(Driver):
 
     def __init__(self, loop: Loop, grace: float, outbox: Outbox) -> None:
         super().__init__(loop, grace, outbox)
-        self._misses = self._rests = 0
+        self._odds = Odds()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
@@ -345,11 +364,13 @@ class InlineDriver(Driver):
                 await trio.lowlevel.wait_readable(self._loop.fileno())
             enough = time.monotonic() + BUDGET
             patience = LINGER if self._may_linger() else 0.0
-            while (served := take_turns(patience, 1)) and time.monotonic() < enough:
-                pass
-            if patience:
-                self._misses = 0 if served else min(self._misses + 1, MOST_MISSES)
-                self._rests = 2**self._misses - 1
+            turns = 0
+            while take_turns(patience, 1):
+                turns += 1
+                if time.monotonic() >= enough:
+                    break
+            if patience:  # the first turn had something to serve anyway
+                self._odds.learn(is_hit=turns > 1)
             self._take_calls()
 
     def _may_linger(self) -> bool:
@@ -357,8 +378,7 @@ class InlineDriver(Driver):
 
         Only while nothing else is to run, and the less often the more often it was in vain.
         """
-        if self._rests:
-            self._rests -= 1
+        if not self._odds.are_good():
             return False
         statistics = trio.lowlevel.current_statistics()
         return not (statistics.tasks_runnable or statistics.run_sync_soon_queue_size)
