@@ -12,6 +12,9 @@ import numpy as np
 
 from triows._kernels import (
     COLUMNS,
+    EXPECT_MASK,
+    MAX_FRAGMENTS,
+    MAX_MESSAGE,
     STATE_SIZE,
     mask,
     read_header,
@@ -65,7 +68,9 @@ def run_scan(page, size):
         for body in (content, b"\x88\x82\0\0\0\0\x03\xe8" + content):
             octets[:] = np.frombuffer(body[:size], np.uint8)
             state = np.zeros(STATE_SIZE, np.int64)
-            state[:4] = 1, 0, 2**20, 2**16
+            state[EXPECT_MASK] = 1
+            state[MAX_MESSAGE] = 2**20
+            state[MAX_FRAGMENTS] = 2**16
             start = 0
             for _ in range(4):
                 rows = scan(octets, start, size, state, table)

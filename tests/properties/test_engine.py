@@ -12,7 +12,14 @@ from tests.properties.strategies import pieces, streams
 from triows._engine import ClientEngine, InputSegment, Response, ServerEngine
 from triows._errors import ProtocolError
 from triows._kernels import FAULTS, STATE_SIZE, ensure_warm, scan
-from triows._kernels._scan import COLUMNS, MESSAGE_END
+from triows._kernels._scan import (
+    COLUMNS,
+    EXPECT_MASK,
+    MAX_FRAGMENTS,
+    MAX_MESSAGE,
+    MESSAGE_END,
+    PIECE_COLUMNS,
+)
 from triows._options import Limits
 
 LIMITS = Limits(max_message=1_100, max_fragments=4)
@@ -109,7 +116,9 @@ def test_the_scan_reassembles_messages(data):
     is_masked = data.draw(st.booleans())
     content = data.draw(streams(is_masked=is_masked))
     state = np.zeros(STATE_SIZE, np.int64)
-    state[:4] = is_masked, 0, LIMITS.max_message, LIMITS.max_fragments
+    state[EXPECT_MASK] = is_masked
+    state[MAX_MESSAGE] = LIMITS.max_message
+    state[MAX_FRAGMENTS] = LIMITS.max_fragments
     table = np.zeros((data.draw(st.integers(2, 6)), COLUMNS), np.int64)
     messages, fault = _scan_all(data.draw(pieces(content)), state, table)
 
@@ -127,14 +136,14 @@ def _scan_all(parts, state, table):
         start, is_full = 0, True
         while is_full:
             rows = scan(octets, start, len(octets), state, table)
-            for opcode, flags, at, size, _ in table[:rows].tolist():
+            for opcode, flags, at, size, _ in table[:rows, :PIECE_COLUMNS].tolist():
                 payload = octets[at : at + size].tobytes()
                 if opcode < 8:
                     message += payload
                 if opcode >= 8 or flags & MESSAGE_END:
                     messages.append((opcode, payload if opcode >= 8 else message))
                     message = b"" if opcode < 8 else message
-            start, fault, needed, is_full, _ = table[rows].tolist()
+            start, fault, needed, is_full, _ = table[rows, :PIECE_COLUMNS].tolist()
             if fault:
                 return messages, fault
         held = octets[start:].tobytes()

@@ -46,7 +46,7 @@ class Scanner:
         """Scan *content* from *start*: the pieces, as rows, and the trailer."""
         self.octets = np.frombuffer(bytearray(content), np.uint8)
         rows = scan(self.octets, start, len(content), self.state, self.table)
-        *pieces, trailer = self.table[: rows + 1].tolist()
+        *pieces, trailer = self.table[: rows + 1, : _scan.PIECE_COLUMNS].tolist()
         return pieces, trailer
 
     def fault(self, content):

@@ -113,7 +113,7 @@ class FrameReader:
     def _scan(self, octets: Octets, start: int, stop: int) -> tuple[list[Piece], Piece]:
         table = _SPARE_TABLES.pop() if _SPARE_TABLES else _new_table()
         rows = kernels.scan(octets, start, stop, self._state, table)
-        pieces: list[Piece] = table[: rows + 1].tolist()
+        pieces: list[Piece] = table[: rows + 1, : kernels.PIECE_COLUMNS].tolist()
         _SPARE_TABLES.append(table)
         return pieces, pieces.pop()
 

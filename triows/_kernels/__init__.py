@@ -44,6 +44,7 @@ from triows._kernels._scan import MAX_MESSAGE as MAX_MESSAGE
 from triows._kernels._scan import MESSAGE_END as MESSAGE_END
 from triows._kernels._scan import MESSAGE_OPCODE as MESSAGE_OPCODE
 from triows._kernels._scan import MESSAGE_RSV as MESSAGE_RSV
+from triows._kernels._scan import PIECE_COLUMNS as PIECE_COLUMNS
 from triows._kernels._scan import RSV1 as RSV1
 from triows._kernels._scan import STATE_SIZE as STATE_SIZE
 from triows._kernels._scan import WHOLE as WHOLE

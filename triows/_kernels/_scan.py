@@ -56,22 +56,21 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 
 # The state of a connection's scan: int64 (STATE_SIZE,). What plain frames need comes last, for the
 # sake of slots (`_slots`), which go on from there.
-FIELDS: Final = 0  # what `read_header` found: FIELD_COUNT integers
-MAX_FRAGMENTS: Final = FIELD_COUNT  # frames; a setting
-MESSAGE_SIZE: Final = FIELD_COUNT + 1  # octets that the message's frames have announced so far
-MESSAGE_FRAGMENTS: Final = FIELD_COUNT + 2  # frames of it that have begun
-MESSAGE_RSV: Final = FIELD_COUNT + 3  # the reserved bits of its first frame
-TEXT: Final = FIELD_COUNT + 4  # where its UTF-8 stands: 0 at the boundary of a code point
-FRAME_FIN: Final = FIELD_COUNT + 5  # whether the frame under way is its message's last
-FRAME_KEY: Final = FIELD_COUNT + 6  # its mask key, or -1
-FRAME_PHASE: Final = FIELD_COUNT + 7  # the mask octet that its next payload octet meets, 0..3
-HAS_CLOSED: Final = FIELD_COUNT + 8  # 1 once a Close frame was seen: the rest is ignored (§5.5.1)
-EXPECT_MASK: Final = FIELD_COUNT + 9  # 1: the peer must mask (it is a client); 0: it must not
-ALLOWED_RSV: Final = FIELD_COUNT + 10  # the reserved bits an extension has claimed: 4 is RSV1
-MAX_MESSAGE: Final = FIELD_COUNT + 11  # octets; a setting too, as the two before it
-MESSAGE_OPCODE: Final = FIELD_COUNT + 12  # of the message that is under way; 0 between messages
-REMAINING: Final = FIELD_COUNT + 13  # octets of the frame under way that are still to come
-STATE_SIZE: Final = FIELD_COUNT + 14
+MAX_FRAGMENTS: Final = 0  # frames; a setting
+MESSAGE_SIZE: Final = 1  # octets that the frames of the message have announced so far
+MESSAGE_FRAGMENTS: Final = 2  # frames of it that have begun
+MESSAGE_RSV: Final = 3  # the reserved bits of its first frame
+TEXT: Final = 4  # where its UTF-8 stands: 0 at the boundary of a code point
+FRAME_FIN: Final = 5  # whether the frame under way is its message's last
+FRAME_KEY: Final = 6  # its mask key, or -1
+FRAME_PHASE: Final = 7  # the mask octet that its next payload octet meets, 0..3
+HAS_CLOSED: Final = 8  # 1 once a Close frame has been seen: what follows is ignored (§5.5.1)
+EXPECT_MASK: Final = 9  # 1: the peer must mask (it is a client); 0: it must not
+ALLOWED_RSV: Final = 10  # the reserved bits that an extension has claimed: 4 is RSV1
+MAX_MESSAGE: Final = 11  # octets; a setting, as the two before it
+MESSAGE_OPCODE: Final = 12  # of the message that is under way; 0 between messages
+REMAINING: Final = 13  # octets of the frame under way that are still to come
+STATE_SIZE: Final = 14
 
 # A row of the table: int64 (COLUMNS,).
 ROW_OPCODE: Final = 0  # 1 or 2 for data, continuation frames included; 8, 9 or 10 for control
@@ -79,7 +78,9 @@ ROW_FLAGS: Final = 1
 ROW_START: Final = 2  # of the piece, in the octets scanned
 ROW_SIZE: Final = 3  # of the piece, in octets
 ROW_HEADER: Final = 4  # octets of header right before the piece; 0 where it began earlier
-COLUMNS: Final = 5
+PIECE_COLUMNS: Final = 5  # of a row that are of use to others
+FIELDS: Final = 5  # what `read_header` found, where there is a header: FIELD_COUNT integers
+COLUMNS: Final = FIELDS + FIELD_COUNT
 
 # The flags of a piece.
 MESSAGE_START: Final = 1
@@ -101,16 +102,17 @@ CLOSE_OPCODE: Final = 8
 RSV1: Final = 4
 
 
-@kernel("int64(int64[::1])", inner=True)
-def check_order(state: Integers) -> int:
-    """Check whether the data frame in state[FIELDS:] may come now (RFC 6455 §5.2, §5.4).
+@kernel("int64(int64[::1], int64[::1])", inner=True)
+def check_order(state: Integers, row: Integers) -> int:
+    """Check whether the data frame in row[FIELDS:] may come now (RFC 6455 §5.2, §5.4).
 
     state  int64 (STATE_SIZE,); read only
+    row    int64 (COLUMNS,); read only
 
     Returns 0, or a fault code.
     """
-    rsv = state[FIELDS + RSV]
-    if state[FIELDS + OPCODE] != 0:
+    rsv = row[FIELDS + RSV]
+    if row[FIELDS + OPCODE] != 0:
         if state[MESSAGE_OPCODE] != 0:
             return MESSAGE_INSIDE_MESSAGE
         return UNEXPECTED_RSV if rsv & ~state[ALLOWED_RSV] else 0
@@ -131,35 +133,36 @@ def compressed_limit(limit: int) -> int:
     return limit + (limit >> 3) + 1024 if limit < 1 << 62 else limit
 
 
-@kernel("int64(int64[::1])", inner=True)
-def admit_data(state: Integers) -> int:
-    """Make the data frame in state[FIELDS:] the one under way (§5.2, §5.4, §10.4).
+@kernel("int64(int64[::1], int64[::1])", inner=True)
+def admit_data(state: Integers, row: Integers) -> int:
+    """Make the data frame in row[FIELDS:] the one under way (§5.2, §5.4, §10.4).
 
     state  int64 (STATE_SIZE,); the message's and the frame's fields are updated
+    row    int64 (COLUMNS,); read only
 
     Returns 0, or a fault code; after a fault the state is of no more use.
     """
-    fault = check_order(state)
+    fault = check_order(state, row)
     if fault != 0:
         return fault
-    if state[FIELDS + OPCODE] != 0:
-        state[MESSAGE_OPCODE] = state[FIELDS + OPCODE]
-        state[MESSAGE_RSV] = state[FIELDS + RSV]
+    if row[FIELDS + OPCODE] != 0:
+        state[MESSAGE_OPCODE] = row[FIELDS + OPCODE]
+        state[MESSAGE_RSV] = row[FIELDS + RSV]
         state[MESSAGE_SIZE] = 0
         state[MESSAGE_FRAGMENTS] = 0
         state[TEXT] = 0
     limit = state[MAX_MESSAGE]
     if state[MESSAGE_RSV] & RSV1:
         limit = compressed_limit(limit)
-    if state[FIELDS + PAYLOAD_SIZE] > limit - state[MESSAGE_SIZE]:
+    if row[FIELDS + PAYLOAD_SIZE] > limit - state[MESSAGE_SIZE]:
         return MESSAGE_TOO_BIG
     if state[MESSAGE_FRAGMENTS] >= state[MAX_FRAGMENTS]:
         return TOO_MANY_FRAGMENTS
-    state[MESSAGE_SIZE] += state[FIELDS + PAYLOAD_SIZE]
+    state[MESSAGE_SIZE] += row[FIELDS + PAYLOAD_SIZE]
     state[MESSAGE_FRAGMENTS] += 1
-    state[REMAINING] = state[FIELDS + PAYLOAD_SIZE]
-    state[FRAME_FIN] = state[FIELDS + FIN]
-    state[FRAME_KEY] = state[FIELDS + KEY]
+    state[REMAINING] = row[FIELDS + PAYLOAD_SIZE]
+    state[FRAME_FIN] = row[FIELDS + FIN]
+    state[FRAME_KEY] = row[FIELDS + KEY]
     state[FRAME_PHASE] = 0
     return 0
 
@@ -234,8 +237,8 @@ def take_control(octets: Octets, state: Integers, row: Integers) -> int:
     start = row[ROW_START]
     stop = start + row[ROW_SIZE]
     row[ROW_FLAGS] = WHOLE
-    if state[FIELDS + KEY] >= 0:
-        mask(octets, start, stop, state[FIELDS + KEY], 0)
+    if row[FIELDS + KEY] >= 0:
+        mask(octets, start, stop, row[FIELDS + KEY], 0)
     if row[ROW_OPCODE] == CLOSE_OPCODE:
         state[HAS_CLOSED] = 1
         return check_close(octets, start, stop)
@@ -249,29 +252,29 @@ def open_frame(octets: Octets, start: int, stop: int, state: Integers, row: Inte
     octets       uint8 (n,); read only
     start, stop  offsets, 0 <= start < stop <= n; unchecked
     state        int64 (STATE_SIZE,), with no frame under way
-    row          int64 (COLUMNS,), all zero; opcode, start and header are set, the size of a
-                 control frame, and the flags of a data frame's start
+    row          int64 (COLUMNS,), zero before FIELDS, which are set; so are opcode, start and
+                 header, the size of a control frame, the flags of a data frame's start
 
     Returns 0; n > 0 where at least n octets are needed from *start* on; or a fault code.
     """
-    code = read_header(octets, start, stop, state[FIELDS : FIELDS + FIELD_COUNT])
+    code = read_header(octets, start, stop, row[FIELDS : FIELDS + FIELD_COUNT])
     if code != 0:
         return code
-    if state[FIELDS + HEADER_MASKED] != state[EXPECT_MASK]:
+    if row[FIELDS + HEADER_MASKED] != state[EXPECT_MASK]:
         return NOT_MASKED if state[EXPECT_MASK] else MASKED
-    header = state[FIELDS + HEADER_SIZE]
-    row[ROW_OPCODE] = state[FIELDS + OPCODE]
+    header = row[FIELDS + HEADER_SIZE]
+    row[ROW_OPCODE] = row[FIELDS + OPCODE]
     row[ROW_START] = start + header
     row[ROW_HEADER] = header
     if row[ROW_OPCODE] < CLOSE_OPCODE:
-        code = admit_data(state)
+        code = admit_data(state, row)
         row[ROW_FLAGS] = FRAME_START
         if state[MESSAGE_FRAGMENTS] == 1:
             row[ROW_FLAGS] |= MESSAGE_START
         return code
-    if state[FIELDS + RSV] != 0:
+    if row[FIELDS + RSV] != 0:
         return UNEXPECTED_RSV
-    row[ROW_SIZE] = state[FIELDS + PAYLOAD_SIZE]
+    row[ROW_SIZE] = row[FIELDS + PAYLOAD_SIZE]
     whole = header + row[ROW_SIZE]
     return whole if whole > stop - start else 0
 
@@ -292,7 +295,7 @@ def scan(octets: Octets, start: int, stop: int, state: Integers, table: Integers
     code = 0
     while position < stop and state[HAS_CLOSED] == 0 and rows < len(table) - 1:
         row = table[rows]
-        row[:] = 0
+        row[:FIELDS] = 0
         row[ROW_START] = position
         if state[REMAINING] == 0:
             code = open_frame(octets, position, stop, state, row)

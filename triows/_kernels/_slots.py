@@ -20,17 +20,17 @@ from triows._kernels._scan import STATE_SIZE
 # need of that state;
 GENERATION: Final = STATE_SIZE  # 0..2**31 - 1
 SESSION: Final = STATE_SIZE + 1  # the number that names the connection for good; 0 for none
-WANTS: Final = STATE_SIZE + 2  # what else becomes rows of a loop that collects
 # this line has what any octets in or out need;
-DESCRIPTOR: Final = STATE_SIZE + 3  # of the socket; -1 in a free slot
-PHASE: Final = STATE_SIZE + 4
-INTEREST: Final = STATE_SIZE + 5  # what epoll reports: EPOLLIN, EPOLLOUT
-QUEUE_SIZE: Final = STATE_SIZE + 6
-CARRY: Final = STATE_SIZE + 7  # the block of an unfinished header or control frame
-CARRY_SIZE: Final = STATE_SIZE + 8
-HEARD: Final = STATE_SIZE + 9  # when the peer last gave a sign of life, in ns
-IS_PINGING: Final = STATE_SIZE + 10  # whether it was pinged since
+DESCRIPTOR: Final = STATE_SIZE + 2  # of the socket; -1 in a free slot
+PHASE: Final = STATE_SIZE + 3
+INTEREST: Final = STATE_SIZE + 4  # what epoll reports: EPOLLIN, EPOLLOUT
+QUEUE_SIZE: Final = STATE_SIZE + 5
+CARRY: Final = STATE_SIZE + 6  # the block of an unfinished header or control frame
+CARRY_SIZE: Final = STATE_SIZE + 7
+HEARD: Final = STATE_SIZE + 8  # when the peer last gave a sign of life, in ns
+IS_PINGING: Final = STATE_SIZE + 9  # whether it was pinged since
 # this one, what is unfinished, and when that is too late, as settings of its own, in ns;
+WANTS: Final = STATE_SIZE + 10  # what else becomes rows of a loop that collects
 IS_PAUSED: Final = STATE_SIZE + 11  # whether Python has given up reading from the peer
 MESSAGE_SINCE: Final = STATE_SIZE + 12  # when the unfinished message began; 0 for none
 PING_AFTER: Final = STATE_SIZE + 13
@@ -38,8 +38,8 @@ GIVE_UP_AFTER: Final = STATE_SIZE + 14  # after PING_AFTER
 FINISH_MESSAGE_IN: Final = STATE_SIZE + 15
 MESSAGE: Final = STATE_SIZE + 16  # the block of the message under way, behind HEADROOM octets
 MESSAGE_STORED: Final = STATE_SIZE + 17  # octets of it that are there
-MESSAGE_ROOM: Final = STATE_SIZE + 18  # octets of the block
 # and the rest is touched by few.
+MESSAGE_ROOM: Final = STATE_SIZE + 18  # octets of the block
 QUEUE: Final = STATE_SIZE + 19  # the block of what the kernel has not taken
 QUEUE_START: Final = STATE_SIZE + 20
 QUEUE_ROOM: Final = STATE_SIZE + 21
@@ -54,7 +54,7 @@ NEXT_DIRTY: Final = STATE_SIZE + 29  # as DIRTY, which it follows; 0 if it is no
 NEXT_THIRSTY: Final = STATE_SIZE + 30  # as THIRSTY, which it follows; 0 if it is not in that list
 PONGS_QUEUED: Final = STATE_SIZE + 31  # octets of Pongs queued since the queue was last empty
 LAST_PONG: Final = STATE_SIZE + 32  # octets of one that may be replaced, at the queue's end, or 0
-SLOT_SIZE: Final = STATE_SIZE + 35  # whole lines
+SLOT_SIZE: Final = STATE_SIZE + 34  # whole lines
 
 LINE: Final = 8
 """Integers of a line of the processor's cache, on which the first slot begins."""

@@ -27,7 +27,7 @@ itself readable when it has events, which is how Trio waits for a loop that it d
 
 **Whose memory it is.** The region belongs to the loop and is overwritten by the next
 ``recv``. A payload is a view of it, good until the handler returns. An idle connection
-is a row of 448 octets. Three things can hang on it, each a block of libc's: an
+is a row of 384 octets. Three things can hang on it, each a block of libc's: an
 unfinished header or control frame; an unfinished message, which the rest of a large
 frame is received into directly, so that an octet is copied once at the most; and a queue
 of what the kernel did not take.
