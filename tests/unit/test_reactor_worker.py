@@ -12,6 +12,7 @@ import trio.testing
 import triows
 from tests.naive_reception import build_frame
 from triows._reactor import Driver, InlineDriver, Loop, Outbox, ThreadDriver
+from triows._reactor._worker import Odds
 
 HI = build_frame(1, b"hi", key=b"mask")
 HI_BACK = build_frame(1, b"hi")
@@ -233,3 +234,20 @@ async def test_many_hand_overs_are_few_wake_ups():
             for client in clients:
                 await client.aclose()
             nursery.cancel_scope.cancel()
+
+
+def test_what_is_in_vain_is_tried_less_often_and_again_at_once_after_a_hit():
+    """One try in 2, 4, 8 … 64 while all are in vain; each time once one was not."""
+    odds = Odds()
+    rests = []
+    for _ in range(8):
+        assert odds.are_good()
+        odds.learn(is_hit=False)
+        rests.append(0)
+        while not odds.are_good():
+            rests[-1] += 1
+
+    assert rests == [1, 3, 7, 15, 31, 63, 63, 63]
+    odds.learn(is_hit=True)
+    assert odds.are_good()
+    assert odds.are_good()
