@@ -16,6 +16,11 @@ CUT_OFF: Final = -1
 """What `Backlog.offer` returns for a subscriber that is to be cut off."""
 
 
+def prepare(item: Any) -> PreparedMessage:
+    """Return an item as a message; raises TypeError or UnicodeEncodeError if it is none."""
+    return item if isinstance(item, PreparedMessage) else PreparedMessage(item)
+
+
 class Entry:
     """An item on its way, one object for all subscribers.
 
@@ -42,8 +47,7 @@ class Entry:
     def prepared(self) -> PreparedMessage:
         """The item as a message; TypeError or UnicodeEncodeError if it is none."""
         if self._prepared is None:
-            item = self.item
-            self._prepared = item if isinstance(item, PreparedMessage) else PreparedMessage(item)
+            self._prepared = prepare(self.item)
         return self._prepared
 
 

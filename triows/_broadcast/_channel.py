@@ -11,13 +11,12 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triows._broadcast._attachment import Attachment, Target
-from triows._broadcast._backlog import CUT_OFF, Entry
+from triows._broadcast._backlog import CUT_OFF, Entry, prepare
 from triows._broadcast._policies import Capacity, Delivery, Policy, octets_of
 from triows._broadcast._publisher import Publisher
 from triows._broadcast._seat import Place, Tell
 from triows._broadcast._stage import Audience, Troupe
 from triows._broadcast._subscription import Subscription
-from triows._engine import PreparedMessage
 from triows._nursery import unwrapped_nursery
 
 T = TypeVar("T")
@@ -232,8 +231,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
             TypeError, UnicodeEncodeError: it is no message, and there are WebSockets
                 attached; nothing was published.
         """
-        if self._is_closed:
-            self._check_open()
+        self._check_open()
         entry = self._make_entry(item)
         if self._turn.locked() or not self._has_room(entry.size):
             raise trio.WouldBlock
@@ -350,11 +348,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         self._troupe.skip(count)
 
     def _make_entry(self, item: T) -> Entry:
-        if not self._has_attached:
-            return Entry(item, 0)
-        message: Any = item
-        is_prepared = isinstance(message, PreparedMessage)
-        return Entry(item, 0, prepared=message if is_prepared else PreparedMessage(message))
+        return Entry(item, 0, prepared=prepare(item) if self._has_attached else None)
 
     def _has_room(self, size: int) -> bool:
         if self._blocking and not all(one.fits(size) for one in self._blocking):

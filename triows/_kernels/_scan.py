@@ -79,7 +79,7 @@ ROW_START: Final = 2  # of the piece, in the octets scanned
 ROW_SIZE: Final = 3  # of the piece, in octets
 ROW_HEADER: Final = 4  # octets of header right before the piece; 0 where it began earlier
 PIECE_COLUMNS: Final = 5  # of a row that are of use to others
-FIELDS: Final = 5  # what `read_header` found, where there is a header: FIELD_COUNT integers
+FIELDS: Final = PIECE_COLUMNS  # what `read_header` found, if it was asked: FIELD_COUNT integers
 COLUMNS: Final = FIELDS + FIELD_COUNT
 
 # The flags of a piece.

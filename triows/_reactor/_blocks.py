@@ -32,7 +32,7 @@ def octets_at(address: int, size: int) -> bytes:
 
 def address_of(octets: bytearray) -> int:
     """Return where octets are, as long as they live and keep their size."""
-    return ctypes.addressof(_char.from_buffer(octets)) if octets else 0
+    return ctypes.addressof(ctypes.c_char.from_buffer(octets)) if octets else 0
 
 
 def free(handle: int) -> None:
@@ -40,7 +40,6 @@ def free(handle: int) -> None:
     _free(handle)
 
 
-_char = ctypes.c_char
 _free = ctypes.CDLL(None).free
 _free.argtypes = [ctypes.c_void_p]
 _free.restype = None

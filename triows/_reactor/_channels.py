@@ -721,10 +721,11 @@ class ChannelDriver(InlineDriver):
             for _ in range(CYCLES):
                 if not await self._take_turn():
                     break
-                # The first pass is for the tasks that were woken, the second sends.
+                # The first pass is for the tasks that were woken, the second sends; it is one too
+                # many where all that they were woken for has been published already.
                 self._is_corked = True
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                if not fan.noted:
+                if not 0 < loop.received <= fan.gathered:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 if fan.noted:
                     await self._let_publish(loop.received)

@@ -211,7 +211,7 @@ class Topic:
         """Give every member an entry; returns how many they were, lost something, were cut off."""
         count = len(self._quick) + len(self.slow)
         if self._quick:
-            if self._entries and self._is_full_for(entry.size):
+            if self._is_full_for(entry.size):
                 self._fan.flush()  # before that makes more than seats have room for
             self._entries.append(entry)
             self._octets += entry.size
@@ -240,12 +240,14 @@ class Topic:
 
     def has_room(self, size: int) -> bool:
         """Say whether no member that blocks has to be waited for with *size* octets."""
-        if self._entries and self._is_full_for(size):
+        if self._is_full_for(size):
             self._fan.flush()
         return not self.slow or all(member.seat.has_room(size) for member in self.slow)
 
     def _is_full_for(self, size: int) -> bool:
-        return len(self._entries) >= self._most_items or self._octets + size > self._most_octets
+        return bool(self._entries) and (
+            len(self._entries) >= self._most_items or self._octets + size > self._most_octets
+        )
 
     def take_batch(self) -> bytearray:
         """Take what was gathered, as frames; `attend` is to follow."""
