@@ -8,7 +8,7 @@ import platform
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import types
 
 EVENTS = 256  # events taken from one epoll_wait
 PATIENCE = 5.0  # seconds without any event after which the server counts as stalled
@@ -38,21 +38,24 @@ _epoll_ctl = types.ExternalFunction(
 _clock_gettime = types.ExternalFunction("clock_gettime", types.intc(types.intc, types.uintp))
 _errno_location = types.ExternalFunction("__errno_location", types.CPointer(types.intc)())
 
+compiled = numba.njit(nogil=True, _nrt=False)
+"""Compiles what makes no array: who refers to those that there are is then not counted."""
 
-@njit(nogil=True)
+
+@numba.njit(nogil=True, _nrt=True)
 def errno():
     """Return the C library's errno of this thread."""
     return np.int64(numba.carray(_errno_location(), 1)[0])
 
 
-@njit(nogil=True)
+@compiled
 def monotonic(clock):
     """Return the monotonic time in nanoseconds; *clock* is room for a struct timespec."""
     _clock_gettime(CLOCK_MONOTONIC, clock.ctypes.data)
     return clock[0] * 1_000_000_000 + clock[1]
 
 
-@njit(nogil=True)
+@compiled
 def _watch(epoll, fd, interest, event):
     """Set what *epoll* reports of *fd*; *event* is room for one struct epoll_event."""
     event[0] = interest
@@ -61,7 +64,7 @@ def _watch(epoll, fd, interest, event):
     return _epoll_ctl(epoll, EPOLL_CTL_MOD, fd, event.ctypes.data)
 
 
-@njit(nogil=True)
+@compiled
 def _write(epoll, row, frames, event):
     """Send what is left of the row's batch; wait for writability where it does not fit.
 
@@ -84,7 +87,7 @@ def _write(epoll, row, frames, event):
     return np.int64(0)
 
 
-@njit(nogil=True)
+@compiled
 def _check(row, arrivals, n, replies, verdict):
     """Compare the *n* octets that arrived with what the row's batch must bring back."""
     size = replies.shape[1]
@@ -105,7 +108,7 @@ def _check(row, arrivals, n, replies, verdict):
     return FINE
 
 
-@njit(nogil=True)
+@compiled
 def _read(row, arrivals, replies, verdict):
     """Receive once and check it; leaves FINE with no octets where nothing was there."""
     n = recv(row[FD], arrivals.ctypes.data, arrivals.size, MSG_DONTWAIT)
@@ -120,7 +123,7 @@ def _read(row, arrivals, replies, verdict):
     return SYSTEM_ERROR
 
 
-@njit(nogil=True)
+@compiled
 def _begin(epoll, row, now, frames, event, verdict):
     """Send the row's next batch."""
     row[VARIANT] = (row[VARIANT] + 1) % frames.shape[0]
@@ -134,7 +137,7 @@ def _begin(epoll, row, now, frames, event, verdict):
     return FINE
 
 
-@njit(nogil=True)
+@compiled
 def _serve_event(
     epoll, row, interest, frames, replies, arrivals, event, clock, latencies, verdict, deadline
 ):
@@ -157,8 +160,10 @@ def _serve_event(
     return _begin(epoll, row, now, frames, event, verdict), 0
 
 
-@njit(nogil=True)
-def drive(epoll, slots, state, frames, replies, arrivals, events, latencies, verdict, nanoseconds):
+@compiled
+def drive(
+    epoll, slots, state, frames, replies, arrivals, events, clock, latencies, verdict, nanoseconds
+):
     """Echo on every connection for so many nanoseconds, then wait for what is outstanding.
 
     epoll      descriptor that watches every connection, its datum the connection's own
@@ -168,12 +173,12 @@ def drive(epoll, slots, state, frames, replies, arrivals, events, latencies, ver
     replies    uint8 (variants, octets): what each must bring back
     arrivals   uint8, room for one receive
     events     int32 (EVENTS + 1, EVENT_WORDS); the last row is room for epoll_ctl
+    clock      int64 (2,): room for a struct timespec
     latencies  int64, a ring of nanoseconds from a batch's send to its last octet
     verdict    int64 (VERDICT_ROWS,), zeroed; holds the count of batches and the fault's place
 
     Returns FINE, or what went wrong.
     """
-    clock = np.zeros(2, np.int64)
     event = events[EVENTS]
     now = monotonic(clock)
     deadline = now + nanoseconds

@@ -4,7 +4,6 @@ Beside `drive`, whose door to libc it shares. What is on its way is bounded by a
 messages are sent that not every connection has received yet.
 """
 
-import numpy as np
 from drive import (
     CLOSED,
     DATUM_WORD,
@@ -24,6 +23,7 @@ from drive import (
     STALLED,
     SYSTEM_ERROR,
     WRONG_OCTET,
+    compiled,
     epoll_wait,
     errno,
     memcmp,
@@ -31,13 +31,12 @@ from drive import (
     recv,
     send,
 )
-from numba import njit
 
 MOST_WINDOW = 64
 DELIVERIES = LATENCY_COUNT  # where the verdict counts them
 
 
-@njit(nogil=True)
+@compiled
 def _send_some(fd, frames, sent, count):
     """Send messages *sent* .. *sent* + *count* in one piece; returns 0, or an errno."""
     size = frames.shape[1]
@@ -54,7 +53,7 @@ def _send_some(fd, frames, sent, count):
     return 0
 
 
-@njit(nogil=True)
+@compiled
 def _check(row, octets, n, stream, verdict):
     """Compare what came with the stream that everyone is to get, over and over."""
     at = row[RECEIVED] % stream.size
@@ -73,7 +72,7 @@ def _check(row, octets, n, stream, verdict):
     return FINE
 
 
-@njit(nogil=True)
+@compiled
 def _receive(row, octets, stream, reply, counts, sent_at, latencies, verdict, now):
     """Receive once, compare, and count the messages that are whole with it."""
     n = recv(row[FD], octets.ctypes.data, octets.size, MSG_DONTWAIT)
@@ -94,9 +93,9 @@ def _receive(row, octets, stream, reply, counts, sent_at, latencies, verdict, no
     return FINE
 
 
-@njit(nogil=True)
+@compiled
 def fan_out(
-    epoll, slots, state, frames, stream, octets, events, counts, sent_at, latencies, verdict,
+    epoll, slots, state, frames, stream, octets, events, clock, counts, sent_at, latencies, verdict,
     window, nanoseconds,
 ):  # fmt: skip
     """Send by connection 0 for so many nanoseconds, then wait for what is outstanding.
@@ -109,6 +108,7 @@ def fan_out(
     stream     uint8: what they are relayed as, one after the other
     octets     uint8, room for one receive
     events     int32 (EVENTS, EVENT_WORDS)
+    clock      int64 (2,): room for a struct timespec
     counts     int64 (2 * MOST_WINDOW,): connections that have a message, by its number
     sent_at    int64 (2 * MOST_WINDOW,): when it was sent, likewise
     latencies  int64, a ring of nanoseconds from a message's send to each delivery
@@ -117,7 +117,6 @@ def fan_out(
 
     Returns FINE, or what went wrong.
     """
-    clock = np.zeros(2, np.int64)
     reply = stream.size // (frames.shape[0] - MOST_WINDOW)
     readers = state.shape[0]
     ring = counts.size

@@ -105,7 +105,7 @@ def warm_up() -> None:
     verdict, events = np.zeros(VERDICT_ROWS, np.int64), np.zeros((EVENTS, EVENT_WORDS), np.int32)
     fan_out(
         -1, none, np.zeros((1, STATE_COLUMNS), np.int64), frames, octets, octets,
-        events, none, none, none, verdict, 0, 0,
+        events, np.zeros(2, np.int64), none, none, none, verdict, 0, 0,
     )  # fmt: skip
 
 
@@ -168,8 +168,8 @@ class Room:
         started = time.perf_counter()
         code = fan_out(
             self._epoll.fileno(), self._slots, self._state, self._frames, self._stream,
-            self._octets, self._events, ring, ring.copy(), self._latencies, verdict,
-            self.shape.window, int(seconds * 1e9),
+            self._octets, self._events, np.zeros(2, np.int64), ring, ring.copy(),
+            self._latencies, verdict, self.shape.window, int(seconds * 1e9),
         )  # fmt: skip
         elapsed = time.perf_counter() - started
         if code != FINE:

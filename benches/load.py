@@ -238,7 +238,8 @@ class Load:
         started = time.perf_counter()
         code = drive(
             self._epoll.fileno(), self._slots, self._state, self._frames, self._replies,
-            self._arrivals, self._events, self._latencies, verdict, int(seconds * 1e9),
+            self._arrivals, self._events, np.zeros(2, np.int64), self._latencies, verdict,
+            int(seconds * 1e9),
         )  # fmt: skip
         elapsed = time.perf_counter() - started
         if code != FINE:

@@ -146,36 +146,3 @@ word    uint64: what the octets are XORed with, the lowest octet first, again an
 
 On machines that have the highest octet first, n < 8 takes the wrong ones.
 """
-
-
-# As above: numba runs it while it compiles.
-def _typed_borrow(_context: Any, array: Any) -> Any:  # pragma: no cover
-    """Make the intrinsic that forgets who owns an array."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source = make_array(signature.args[0])(context, builder, arguments[0])
-        target = make_array(array)(context, builder)
-        populate_array(
-            target,
-            data=source.data,
-            shape=source.shape,
-            strides=source.strides,
-            itemsize=source.itemsize,
-            meminfo=None,
-        )
-        return target._getvalue()  # noqa: SLF001 - how numba's own code reads a struct
-
-    return array(array), build
-
-
-def _plain_borrow(array: Any) -> Any:
-    """The twin of `borrow`."""
-    return array
-
-
-borrow: Any = intrinsic(_typed_borrow) if JIT else _plain_borrow
-"""borrow(array): the same array, with no one counting who refers to it or to its slices.
-
-Counting is atomic, and every row and slice is counted: tenfold the cost of small frames.
-The caller of the kernel keeps the array alive.
-"""

@@ -15,7 +15,6 @@ from triows._kernels._fanout import publish
 from triows._kernels._faults import HANDLER_CLOSED, HANDLER_FAILED
 from triows._kernels._goodbye import fail
 from triows._kernels._handler import CLOSE, DISCARD, ECHO, call_handler
-from triows._kernels._headers import read_number
 from triows._kernels._libc import Octets, piece
 from triows._kernels._masking import IS_LITTLE, mask, unmask_to
 from triows._kernels._registry import kernel
@@ -35,11 +34,12 @@ def plain_size(region: Octets, start: int, stop: int) -> int:
 
     Returns the payload's size, 0..65,535, or -1 where the frame is no plain one, or not whole.
     """
-    opcode: Any = np.int64(region[start]) - 0x80
-    size: Any = np.int64(region[start + 1]) - 0x80
+    octets = piece(region, start, 4)  # with constant indices, which need not be seen to be positive
+    opcode: Any = np.int64(octets[0]) - 0x80
+    size: Any = np.int64(octets[1]) - 0x80
     header = 6 if size <= 125 else MISFIT
     if size == 126 and stop - start >= 8:
-        size = read_number(region, start + 2, 2)
+        size = np.int64(octets[2]) << 8 | np.int64(octets[3])
         header = 8 if size >= 126 else MISFIT
     is_plain = opcode in (1, 2) and 0 <= size <= stop - start - header
     return size if is_plain else -1
@@ -48,11 +48,12 @@ def plain_size(region: Octets, start: int, stop: int) -> int:
 @kernel("int64(uint8[::1], int64)", inline=True)
 def read_key(region: Octets, start: int) -> int:
     """Return the mask before the payload at *start*, its first octet lowest."""
+    octets = piece(region, start - 4, 4)
     key: Any = (
-        np.int64(region[start - 4])
-        | np.int64(region[start - 3]) << 8
-        | np.int64(region[start - 2]) << 16
-        | np.int64(region[start - 1]) << 24
+        np.int64(octets[0])
+        | np.int64(octets[1]) << 8
+        | np.int64(octets[2]) << 16
+        | np.int64(octets[3]) << 24
     )
     return key
 
@@ -77,13 +78,14 @@ def reply_plain(region: Octets, stop: int, opcode: int, start: int, size: int) -
     header = 2 if size <= 125 else 4
     if stop + header != start:
         move(region, stop + header, region, start, size)
-    region[stop] = 0x80 | opcode
+    octets = piece(region, stop, header)
+    octets[0] = 0x80 | opcode
     if header == 2:
-        region[stop + 1] = size
+        octets[1] = size
     else:
-        region[stop + 1] = 126
-        region[stop + 2] = size >> 8
-        region[stop + 3] = size & 0xFF
+        octets[1] = 126
+        octets[2] = size >> 8
+        octets[3] = size & 0xFF
     return stop + header + size
 
 

@@ -115,6 +115,9 @@ class Registry:
             "error_model": "numpy",  # kernels never raise, not even on division by zero
             "inline": "always" if inline else "never",
             "no_rewrites": True,  # these are for expressions of whole arrays, and take time
+            # No array is made, and no one counts who refers to those there are: their owner is
+            # whoever calls from Python. Counting is a call for every use of one, null or not.
+            "_nrt": False,
         }
         if inner:  # a fifth of what there is to compile is for callers from Python and C
             options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}

@@ -17,7 +17,6 @@ import errno
 import platform
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import types
@@ -139,12 +138,13 @@ integers: Any = _viewing(types.int64, 8) if JIT else _plain_integers
 """integers(address, count): so many int64 that Python keeps, as an array that borrows them."""
 
 if JIT:  # pragma: no cover - as above
-    _errno_location = types.ExternalFunction("__errno_location", types.CPointer(types.intc)())
+    _errno_location = _foreign("__errno_location", _ADDRESS)
+    _errnos: Any = _viewing(types.intc, 4)
 
     @kernel("int64()", inner=True)
     def last_error() -> int:
         """Return the errno of this thread's last system call."""
-        code: Any = np.int64(numba.carray(_errno_location(), 1)[0])
+        code: Any = np.int64(_errnos(_errno_location(), 1)[0])
         return code
 else:
     last_error = ctypes.get_errno

@@ -22,7 +22,7 @@ from triows._kernels._inlet import (
     restore,
     serve_octets,
 )
-from triows._kernels._libc import Octets, borrow
+from triows._kernels._libc import Octets
 from triows._kernels._outlet import adjust_interest, flush
 from triows._kernels._registry import kernel
 from triows._kernels._replay import finish_socket, hand_out, hold_replies_back, replay_all
@@ -380,9 +380,6 @@ def drive(
     One door, since what is compiled for Python contains all that it calls. Returns
     what the kernel in question returns; TAKE_TURNS, what the last turn returned.
     """
-    loop, slots, region = borrow(loop), borrow(slots), borrow(region)
-    table, event = borrow(table), borrow(event)
-    events, clock = borrow(events), borrow(clock)
     if command == TAKE_TURNS:
         served = 0
         if loop[s.COLLECTS] or loop[s.SEND_COUNT] > 0 or loop[s.BATCH_COUNT] > 0:
