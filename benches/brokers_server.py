@@ -40,6 +40,10 @@ class Everyone:
         """See `triows.RoomEnd`."""
         return self.channel.publish_nowait(item)
 
+    def deliver_batch(self, items: Sequence[str | bytes]) -> int:
+        """See `triows.RoomEnd`."""
+        return self.channel.publish_batch(items)
+
     def skip(self, count: int) -> None:
         """See `triows.RoomEnd`."""
         raise RuntimeError(f"{count} messages were lost")

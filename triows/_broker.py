@@ -82,6 +82,13 @@ class RoomEnd(Protocol):
     def deliver(self, item: Any) -> Delivery:
         """Give the next item to every subscriber; there must be room."""
 
+    def deliver_batch(self, items: Sequence[Any]) -> int:
+        """Give the next items, one at least, to every subscriber, as far as there is room.
+
+        Returns:
+            How many that were.
+        """
+
     def skip(self, count: int) -> None:
         """Tell every subscriber that so many items are missing, which have their numbers."""
 

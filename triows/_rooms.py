@@ -362,5 +362,8 @@ class _Room(Generic[T]):
     def deliver(self, item: T) -> Delivery:
         return self.channel.publish_nowait(item)
 
+    def deliver_batch(self, items: Sequence[T]) -> int:
+        return self.channel.publish_batch(items)
+
     def skip(self, count: int) -> None:
         self.channel.skip(count)

@@ -61,6 +61,12 @@ class _End:
         self.room.take(json.loads(item))
         return triows.Delivery()
 
+    def deliver_batch(self, items: Sequence[str]) -> int:
+        """See `triows.RoomEnd`."""
+        for item in items:
+            self.deliver(item)
+        return len(items)
+
     def skip(self, count: int) -> None:
         """See `triows.RoomEnd`."""
         self.room.skip(count)

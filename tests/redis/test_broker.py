@@ -157,7 +157,8 @@ async def test_what_the_log_no_longer_has_is_a_gap(shared_redis):
         async with there.join("a", capacity=2) as far:
             for number in range(30):
                 await here.publish("a", str(number))
-            await wait_until(lambda: not here._broker.statistics().waiting_octets)
+                if number % 5 == 4:  # what goes together is kept or forgotten together
+                    await wait_until(lambda: not here._broker.statistics().waiting_octets)
             taken = []
             while not taken or taken[-1] != "29":
                 taken += await take(far, 1)

@@ -267,6 +267,27 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         await trio.lowlevel.cancel_shielded_checkpoint()
         return delivery
 
+    @enable_ki_protection
+    def publish_batch(self, items: Sequence[T]) -> int:
+        """Give items to every subscriber, in order, as long as none has to be waited for.
+
+        Returns:
+            How many were published: all of them, but where a subscriber under ``Policy.BLOCK``
+            has no room for the next, or others wait to publish.
+
+        Raises:
+            trio.ClosedResourceError: the channel was closed; nothing was published.
+            TypeError, UnicodeEncodeError: one is no message, and there are WebSockets attached;
+                those before it were published.
+        """
+        self._check_open()
+        for i, item in enumerate(items):
+            entry = self._make_entry(item)
+            if self._turn.locked() or not self._has_room(entry.size):
+                return i
+            self._deliver(entry)
+        return len(items)
+
     @asynccontextmanager
     async def open_publisher(self, capacity: int = 1_024) -> AsyncIterator[Publisher[T]]:
         """Publish from other threads, for the time of an ``async with`` block.

@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import trio
@@ -17,7 +17,8 @@ from triows._nursery import unwrapped_nursery
 from triows.redis._connection import LOST
 from triows.redis._node import Node, Settings
 from triows.redis._room import Room
-from triows.redis._wire import Parcel
+
+_UNKNOWN: Final = Delivery()
 
 
 @attrs.frozen(kw_only=True)
@@ -175,12 +176,11 @@ class RedisBroker:
 
     def _publish(self, node: Node, found: Room | None, room: str, item: Any) -> Delivery:
         room.encode()
-        parcel = Parcel(self._settings.process, self._serial + 1, item)
-        node.publish(room, parcel)
+        parcel = node.publish(room, self._serial + 1, item)
         self._serial += 1
         if found is not None and not node.is_up:
             return found.publish_here(parcel)
-        return Delivery()
+        return _UNKNOWN
 
 
 async def _wait_for_room(room: Room, item: Any) -> None:

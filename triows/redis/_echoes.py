@@ -5,7 +5,7 @@ are not given them again.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from triows.redis._wire import Parcel
 
@@ -25,10 +25,15 @@ class Echoes:
         self._dropped = 0  # given here, and no one else will ever have them
         self._unheard: deque[Parcel] = deque()  # taken by Redis, and not come back yet
 
-    def expect(self, parcel: Parcel) -> None:
-        """Note that Redis has taken an item."""
-        if parcel.serial > self._last_heard:
-            self._unheard.append(parcel)
+    @property
+    def is_clear(self) -> bool:
+        """Whether subscribers here have had nothing that has not come back."""
+        return not self._had
+
+    def expect(self, parcels: Sequence[Parcel]) -> None:
+        """Note that Redis has taken items."""
+        if parcels and parcels[-1].serial > self._last_heard:
+            self._unheard.extend(one for one in parcels if one.serial > self._last_heard)
 
     def hear(self, serial: int) -> bool:
         """Note that an item has come back; gives whether subscribers here have had it."""

@@ -14,15 +14,15 @@ import trio
 from triows._backoff import Backoff
 from triows._nursery import unwrapped_nursery
 from triows.redis import _scripts
-from triows.redis._connection import LOST, Address, Connection, run_until_lost
+from triows.redis._connection import LOST, Address, Connection
 from triows.redis._outbox import Outbox
 from triows.redis._room import Room
-from triows.redis._wire import Parcel, unpack_logged, unpack_published
+from triows.redis._wire import Parcel, unpack_bundle, unpack_logged, unpack_published
 
 logger = logging.getLogger("triows")
 
-PAGE: Final = 1_000
-"""Items of a room's log that are read at once."""
+PAGE: Final = 2**20
+"""Octets of a room's log at which no more of it is read at once."""
 
 CHANNELS: Final = 1_000
 """Channels that are subscribed to at once."""
@@ -72,6 +72,7 @@ class Node:
         self._outbox = Outbox(settings.backlog)
         self._wake = trio.lowlevel.ParkingLot()
         self._roomy = trio.lowlevel.ParkingLot()
+        self._is_under_way = False
         self._connection: Connection | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -103,19 +104,21 @@ class Node:
         while not self.has_room:
             await self._roomy.park()
 
-    def publish(self, room: str, parcel: Parcel) -> None:
+    def publish(self, room: str, serial: int, item: Any) -> Parcel:
         """Publish when it can be; what no longer fits is dropped, oldest first.
 
         Raises:
             TypeError, UnicodeEncodeError: it cannot be sent; nothing was done.
         """
-        self._outbox.append(room, parcel)
+        parcel = self._outbox.append(room, self._settings.process, serial, item)
         if not self.is_up:
             for one in self._outbox.drop():
                 self.dropped += 1
                 if (known := self.rooms.get(one.room)) is not None:
                     known.echoes.note_dropped(one.parcel)
-        self._wake.unpark_all()
+        if self._wake and not self._is_under_way:
+            self._wake.unpark_all()
+        return parcel
 
     def attend(self, room: Room) -> None:
         """See to it that a room gets what it lacks, and waits for who has no room."""
@@ -164,20 +167,19 @@ class Node:
         """Connect, and serve until the connection is lost."""
         settings = self._settings
         stream = await self._address.dial(settings.timeout)
-        connection = Connection(self._address, stream, settings.timeout, settings.prefix)
+        connection = Connection(stream, settings.timeout, settings.prefix, self._take_push)
         async with trio.open_nursery() as nursery:
-            await nursery.start(run_until_lost, connection, nursery.cancel_scope)
-            await connection.begin()
+            await nursery.start(connection.run)
+            await connection.begin(self._address)
             self._connection = connection
             self.is_up = True
-            nursery.start_soon(self._hear, connection)
             names = list(self.rooms)
             for start in range(0, len(names), CHANNELS):
                 self._send_names(b"SUBSCRIBE", names[start : start + CHANNELS])
             for room in self.rooms.values():
                 room.lacks = True
                 self.attend(room)
-            nursery.start_soon(self._publish_all)
+            nursery.start_soon(self._publish_all, connection)
             nursery.start_soon(self._beat)
 
     def _lose(self) -> None:
@@ -198,41 +200,55 @@ class Node:
         with _telling("cannot subscribe"):  # whoever reads from it learns it too
             self._connection.send_names(command, [name.encode() for name in names])
 
-    async def _hear(self, connection: Connection) -> None:
-        async for first in connection.push_messages:
-            for push in (first, *connection.take_pushes()):
-                match push:
-                    case [b"message", bytes(channel), bytes(said)]:
-                        self._pass_on(channel, said)
+    def _take_push(self, push: list[Any]) -> None:
+        match push:
+            case [b"message", bytes(channel), bytes(said)]:
+                self._pass_on(channel, said)
 
     def _pass_on(self, channel: bytes, said: bytes) -> None:
         try:
-            room = self.rooms.get(channel[self._skipped :].decode())
-            arrived = unpack_published(said)
+            name = channel[self._skipped :].decode()
+            epoch, before, bundle = unpack_published(said)
+            parcels = unpack_bundle(bundle, self._outbox.sent_to(name))
         except ValueError as error:
             logger.warning("what someone else has published to Redis is ignored: %s", error)
             return
-        if room is not None:
-            room.arrive(*arrived)
+        if parcels and (room := self.rooms.get(name)) is not None:
+            room.arrive(epoch, before, parcels)
             self.attend(room)
 
-    async def _publish_all(self) -> None:
-        settings, began = self._settings, -math.inf
+    async def _publish_all(self, connection: Connection) -> None:
+        """Publish what waits: what comes while a batch is under way goes in the next one."""
+        began = -math.inf
         while True:
-            if not self._outbox:
+            if self._is_under_way or not self._outbox:
                 await self._wake.park()
+                continue
             if (ahead := began + PACE - trio.current_time()) > 0:
                 await trio.sleep(ahead)
             began = trio.current_time()
-            arguments, batch = self._outbox.begin_batch(), self._outbox.batch
-            await self.call(
-                _scripts.PUBLISH, f"{self._process}.{batch}", self._process, batch,
-                settings.log, settings.retention, *arguments,
-            )  # fmt: skip
-            for one in self._outbox.end_batch():
-                if (room := self.rooms.get(one.room)) is not None:
-                    room.echoes.expect(one.parcel)
-            self._roomy.unpark_all()
+            self._publish_batch(connection)
+
+    def _publish_batch(self, connection: Connection) -> None:
+        settings = self._settings
+        arguments, batch = self._outbox.begin_batch(), self._outbox.batch
+        connection.ask_script(
+            self._take_answer, _scripts.PUBLISH, f"{self._process}.{batch}", self._process,
+            batch, settings.log, settings.retention, *arguments,
+        )  # fmt: skip
+        self._is_under_way = True  # the answer comes later
+
+    def _take_answer(self, answer: Any) -> None:
+        """Note that the batch under way was taken; one that was not is sent again."""
+        self._is_under_way = False
+        if isinstance(answer, Exception):
+            raise answer
+        for name, parcels in self._outbox.end_batch().items():
+            if (room := self.rooms.get(name)) is not None:
+                room.echoes.expect(parcels)
+        if self._outbox:
+            self._wake.unpark_all()
+        self._roomy.unpark_all()
 
     async def _work(self, room: Room) -> None:
         """Get a room what it lacks, until it lacks nothing or Redis is away."""
@@ -251,13 +267,17 @@ class Node:
             room.has_worker = False
 
     async def _read(self, room: Room) -> None:
-        connection, settings = self._connection, self._settings
+        connection, settings, after = self._connection, self._settings, room.position
         epoch, number, first, entries = await self.call(
-            _scripts.READ, os.urandom(16).hex(), room.name, room.position.epoch,
-            room.position.number, settings.history, PAGE, settings.retention,
+            _scripts.READ, os.urandom(16).hex(), room.name, after.epoch,
+            after.number, settings.history, PAGE, settings.retention,
         )  # fmt: skip
         if connection is self._connection:
-            room.take_up(epoch.decode(), number, first, unpack_logged(entries))
+            is_known = epoch.decode() == after.epoch
+            logged = unpack_logged(entries, after.number if is_known else 0)
+            if not is_known:
+                logged = logged[max(0, len(logged) - settings.history) :]
+            room.take_up(epoch.decode(), number, first, logged)
 
     # Presence.
 

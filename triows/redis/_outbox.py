@@ -5,19 +5,22 @@ connection whether the batch under way had arrived, and Redis tells by the numbe
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
 
 import attrs
 
-from triows.redis._wire import Parcel, pack
+from triows.redis._wire import Parcel, encode, pack_bundle
 
 LARGEST_BATCH: Final = 1_000
 """Items that are published at once."""
 
 LARGEST_BATCH_OCTETS: Final = 2**20
 """Octets of them, but for the last one."""
+
+OVERHEAD: Final = 25
+"""Octets that an item counts for besides its own."""
 
 
 MOST_LOST: Final = 10_000
@@ -30,6 +33,7 @@ class Outgoing:
 
     room: str
     parcel: Parcel
+    kind: bytes
     octets: bytes
 
 
@@ -50,6 +54,7 @@ class Outbox:
         self._waiting: deque[Outgoing] = deque()
         self._under_way: list[Outgoing] = []
         self._arguments: list[Any] = []  # of the batch under way
+        self._sent: dict[str, list[Parcel]] = {}  # in the batch that was begun last
 
     def __bool__(self) -> bool:
         return bool(self._arguments or self._waiting or self._lost)
@@ -59,15 +64,17 @@ class Outbox:
         """Whether one who can wait need not."""
         return self.octets < self._most
 
-    def append(self, room: str, parcel: Parcel) -> None:
-        """Put an item last.
+    def append(self, room: str, process: bytes, serial: int, item: Any) -> Parcel:
+        """Put an item last, and return it.
 
         Raises:
             TypeError, UnicodeEncodeError: it cannot be sent; nothing was done.
         """
-        octets = pack(parcel)
-        self._waiting.append(Outgoing(room, parcel, octets))
-        self.octets += len(octets)
+        kind, octets = encode(item)
+        parcel = Parcel(process, serial, item if isinstance(item, str) else octets)
+        self._waiting.append(Outgoing(room, parcel, kind, octets))
+        self.octets += len(octets) + OVERHEAD
+        return parcel
 
     def waiting(self) -> Iterator[Outgoing]:
         """Go through what waits, in order, the batch under way first."""
@@ -81,7 +88,7 @@ class Outbox:
         dropped = []
         while self._waiting and self.octets > self._most:
             one = self._waiting.popleft()
-            self.octets -= len(one.octets)
+            self.octets -= len(one.octets) + OVERHEAD
             self._lost[one.room] = self._lost.pop(one.room, 0) + 1
             if len(self._lost) > MOST_LOST:
                 self._lost.popitem(last=False)
@@ -92,18 +99,24 @@ class Outbox:
         """Return what to publish next, or once more if it is not known that it was.
 
         Returns:
-            For each room its name, how many items were lost, how many follow, those items.
+            For each room its name, how many items were lost, how many follow, those as a bundle.
         """
         if not self._arguments:
             self.batch += 1
             self._fill()
-            rooms: dict[str, list[bytes]] = {name: [] for name in self._lost}
+            rooms: dict[str, list[Outgoing]] = {name: [] for name in self._lost}
             for one in self._under_way:
-                rooms.setdefault(one.room, []).append(one.octets)
+                rooms.setdefault(one.room, []).append(one)
             for name, items in rooms.items():
-                self._arguments += [name, self._lost.get(name, 0), len(items), *items]
+                bundle = _pack(items) if items else b""
+                self._arguments += [name, self._lost.get(name, 0), len(items), bundle]
+            self._sent = {name: [one.parcel for one in items] for name, items in rooms.items()}
             self._lost.clear()
         return self._arguments
+
+    def sent_to(self, room: str) -> Sequence[Parcel]:
+        """Return what goes to a room in the batch that was begun last."""
+        return self._sent.get(room, ())
 
     def _fill(self) -> None:
         octets = 0
@@ -113,8 +126,13 @@ class Outbox:
             if octets >= LARGEST_BATCH_OCTETS:
                 break
 
-    def end_batch(self) -> list[Outgoing]:
-        """Take out what Redis has taken, and return it."""
-        taken, self._under_way, self._arguments = self._under_way, [], []
-        self.octets -= sum(len(one.octets) for one in taken)
-        return taken
+    def end_batch(self) -> dict[str, list[Parcel]]:
+        """Take out what Redis has taken, and return it by rooms."""
+        self.octets -= sum(len(one.octets) + OVERHEAD for one in self._under_way)
+        self._under_way, self._arguments = [], []
+        return self._sent
+
+
+def _pack(items: list[Outgoing]) -> bytes:
+    pieces = [(one.parcel.serial, one.kind, one.octets) for one in items]
+    return pack_bundle(items[0].parcel.process, pieces)

@@ -2,10 +2,10 @@
 
 Keys, all behind a prefix: ``p:PROCESS`` is the number of the last batch of a process; ``r:ROOM``
 a hash of the room's epoch ``e``, the life ``l`` that it is of, its last number ``n``, and the one
-that it began behind ``b``; ``l:ROOM`` its log, a stream whose ids are ``NUMBER-0``; ``c:ROOM`` its
-channel; ``m:ROOM`` who is there, a sorted set by the time, in milliseconds, at which that is no
-longer so. The keys of a room are made up here, which Redis Cluster does not allow: shard over
-independent nodes instead.
+that it began behind ``b``; ``l:ROOM`` its log, a stream of bundles ``d`` of ``n`` items, whose
+ids are ``NUMBER-0`` with that of their last item; ``c:ROOM`` its channel; ``m:ROOM`` who is there,
+a sorted set by the time, in milliseconds, at which that is no longer so. The keys of a room are
+made up here, which Redis Cluster does not allow: shard over independent nodes instead.
 
 A *life* of Redis, in the hash ``life``, is over when it may have forgotten what it had answered:
 when it was started anew, unless it writes to its disk before it answers. It would then give out
@@ -43,63 +43,70 @@ end
 
 PUBLISH: Final = f"""{_EPOCH}
 -- ARGV: prefix, candidate for an epoch, process, batch, log size, retention in seconds;
--- then for each room: its name, how many items were lost, how many follow, those items.
+-- then for each room: its name, how many items were lost, how many follow, those as a bundle.
 local prefix, retention = ARGV[1], ARGV[6]
 local process = prefix .. 'p:' .. ARGV[3]
 if tonumber(ARGV[4]) <= tonumber(redis.call('GET', process) or '0') then return 0 end
 redis.call('SET', process, ARGV[4], 'EX', retention)
-local i = 7
-while i <= #ARGV do
-  local room, lost, count = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+for i = 7, #ARGV, 4 do
+  local room, bundle = ARGV[i], ARGV[i + 3]
+  local lost, count = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   local state, log = prefix .. 'r:' .. room, prefix .. 'l:' .. room
   local epoch = epoch_of(state, log, ARGV[2])
-  local number = redis.call('HINCRBY', state, 'n', lost + count) - count
-  local said = {{epoch, ' ', string.format('%.0f', number), '\\n'}}
-  for j = 1, count do
-    local item = ARGV[i + 2 + j]
-    local id = string.format('%.0f-0', number + j)
-    redis.call('XADD', log, 'MAXLEN', '=', ARGV[5], id, 'd', item)
-    said[#said + 1] = struct.pack('>I4', #item)
-    said[#said + 1] = item
-  end
+  local number = redis.call('HINCRBY', state, 'n', lost + count)
   redis.call('EXPIRE', state, retention)
   if count > 0 then
+    local oldest = string.format('%.0f-0', math.max(number - tonumber(ARGV[5]) + 1, 0))
+    local id = string.format('%.0f-0', number)
+    redis.call('XADD', log, 'MINID', '=', oldest, id, 'n', count, 'd', bundle)
     redis.call('EXPIRE', log, retention)
-    redis.call('PUBLISH', prefix .. 'c:' .. room, table.concat(said))
+    local said = epoch .. ' ' .. string.format('%.0f', number - count) .. '\\n' .. bundle
+    redis.call('PUBLISH', prefix .. 'c:' .. room, said)
   end
-  i = i + 3 + count
 end
 return 1
 """
 """Publish a batch; returns 1, or 0 if it had been before."""
 
 READ: Final = f"""{_EPOCH}
--- ARGV: prefix, candidate for an epoch, room, the epoch and number known, history, page, retention
+-- ARGV: prefix, candidate for an epoch, room, the epoch and number known, history, octets that
+-- are enough, retention
 local state, log = ARGV[1] .. 'r:' .. ARGV[3], ARGV[1] .. 'l:' .. ARGV[3]
 local epoch = epoch_of(state, log, ARGV[2])
 local number, before = redis.call('HINCRBY', state, 'n', 0), redis.call('HGET', state, 'b')
 redis.call('EXPIRE', state, ARGV[8])
 redis.call('EXPIRE', log, ARGV[8])
-local entries, ordered = nil, {{}}
-if epoch == ARGV[4] then
-  local first = string.format('%.0f-0', tonumber(ARGV[5]) + 1)
-  entries = redis.call('XRANGE', log, first, '+', 'COUNT', ARGV[7])
+local found, octets, items = {{}}, 0, 0
+local function take(entries)
   for _, entry in ipairs(entries) do
-    ordered[#ordered + 1] = entry[1]
-    ordered[#ordered + 1] = entry[2][2]
+    found[#found + 1] = {{entry[1], entry[2][4] or ''}}
+    octets, items = octets + #(entry[2][4] or ''), items + (tonumber(entry[2][2]) or 1)
   end
-elseif tonumber(ARGV[6]) > 0 then
-  entries = redis.call('XREVRANGE', log, '+', '-', 'COUNT', ARGV[6])
-  for i = #entries, 1, -1 do
-    ordered[#ordered + 1] = entries[i][1]
-    ordered[#ordered + 1] = entries[i][2][2]
+  return #entries == 10 and '(' .. entries[10][1]
+end
+local ordered, first, last, step = {{}}, 1, 0, 1
+if epoch == ARGV[4] then
+  local from = string.format('%.0f-0', tonumber(ARGV[5]) + 1)
+  while from and octets < tonumber(ARGV[7]) do
+    from = take(redis.call('XRANGE', log, from, '+', 'COUNT', 10))
   end
+  last = #found
+else
+  local to = '+'
+  while to and items < tonumber(ARGV[6]) do
+    to = take(redis.call('XREVRANGE', log, to, '-', 'COUNT', 10))
+  end
+  first, last, step = #found, 1, -1
+end
+for i = first, last, step do
+  ordered[#ordered + 1] = found[i][1]
+  ordered[#ordered + 1] = found[i][2]
 end
 return {{epoch, number, tonumber(before), ordered}}
 """
 """Read a room's epoch and last number, and what its log has behind the number known; where the
-epoch known is another, the end of it. Returns [epoch, number, the number that this epoch began
-behind, [id, item, id, item, ...]]."""
+epoch known is another, the end of it, at least as much as the history. Returns [epoch, number, the
+number that this epoch began behind, [id, bundle, id, bundle, ...]]."""
 
 ANNOUNCE: Final = """
 -- ARGV: prefix, process, milliseconds for which it holds; then pairs of room and member

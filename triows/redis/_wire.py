@@ -1,18 +1,19 @@
-"""The octets of items, batches and what Redis sends round; no I/O.
+"""The octets of items, bundles and what Redis sends round; no I/O.
 
-An item goes as an envelope: the process that it came from (16 octets), that process's number of
-it (8), what it is (1), and itself.
+What goes together from one process to one room is a *bundle*: the process (16 octets), how many
+items there are (4); of each its number in its process (8), its size (4), what it is (1); then they
+themselves. Redis keeps a bundle as it is, and sends it round behind a line that says where it is
+in the room's order.
 """
 
-import contextlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import attrs
 
-_HEAD: Final = struct.Struct(">16sQc")
-_SIZE: Final = struct.Struct(">I")
+_HEAD: Final = struct.Struct(">16sI")
+_PIECE: Final = struct.Struct(">QIc")
 _TEXT: Final = b"t"
 _BINARY: Final = b"b"
 
@@ -26,69 +27,90 @@ class Parcel:
     serial: int
     """Its number among those of its process, from 1."""
     item: Any
+    """Text or octets."""
 
 
-def pack(parcel: Parcel) -> bytes:
-    """Write the envelope.
+def encode(item: Any) -> tuple[bytes, bytes]:
+    """Return what an item is, and its octets.
 
     Raises:
-        TypeError: the item is neither text nor octets.
+        TypeError: it is neither text nor octets.
+        UnicodeEncodeError: it has half a character in it.
     """
-    item = parcel.item
     if isinstance(item, str):
-        return _HEAD.pack(parcel.process, parcel.serial, _TEXT) + item.encode()
+        return _TEXT, item.encode()
     if isinstance(item, bytes | bytearray | memoryview):
-        return _HEAD.pack(parcel.process, parcel.serial, _BINARY) + bytes(item)
+        return _BINARY, bytes(item)
     raise TypeError(f"what goes to other processes is str or bytes, not {type(item).__name__}")
 
 
-def unpack(octets: bytes) -> Parcel:
-    """Read the envelope.
+def pack_bundle(process: bytes, pieces: Sequence[tuple[int, bytes, bytes]]) -> bytes:
+    """Write a bundle.
 
-    Raises:
-        ValueError: it is none.
+    Args:
+        process: whose it is.
+        pieces: of each item its serial, and what `encode` has given.
     """
-    if len(octets) < _HEAD.size:
-        raise ValueError("an item is too short for its envelope")
-    process, serial, kind = _HEAD.unpack_from(octets)
-    content = octets[_HEAD.size :]
-    return Parcel(process, serial, content.decode() if kind == _TEXT else content)
+    heads = [_PIECE.pack(serial, len(octets), kind) for serial, kind, octets in pieces]
+    head = _HEAD.pack(process, len(pieces))
+    return b"".join([head, *heads, *(octets for _, _, octets in pieces)])
 
 
-def unpack_published(octets: bytes) -> tuple[str, int, list[Parcel]]:
-    """Read what a publish has sent round: the epoch, the number before the first item, items.
+def unpack_bundle(octets: bytes, known: Sequence[Parcel] = ()) -> list[Parcel]:
+    """Read a bundle.
+
+    Args:
+        octets: it.
+        known: what this process has sent: returned, if that is what it is.
 
     Raises:
         ValueError: it is malformed.
     """
-    head, _, rest = octets.partition(b"\n")
-    epoch, _, number = head.decode("ascii").partition(" ")
-    return epoch, int(number), [unpack(piece) for piece in _pieces(rest)]
+    if len(octets) < _HEAD.size:
+        raise ValueError("a bundle is too short for its head")
+    process, count = _HEAD.unpack_from(octets)
+    start, stop = _HEAD.size, _HEAD.size + count * _PIECE.size
+    if len(octets) < stop:
+        raise ValueError("a bundle is too short for its items")
+    if count == len(known) and count and known[0].process == process:
+        first, _, _ = _PIECE.unpack_from(octets, start)
+        if first == known[0].serial:
+            return list(known)
+    parcels, at = [], stop
+    for serial, size, kind in _PIECE.iter_unpack(memoryview(octets)[start:stop]):
+        content = octets[at : at + size]
+        at += size
+        parcels.append(Parcel(process, serial, content.decode() if kind == _TEXT else content))
+    if at != len(octets):
+        raise ValueError("a bundle is not of the size that it says")
+    return parcels
 
 
-def _pieces(octets: bytes) -> Iterator[bytes]:
-    start = 0
-    while start < len(octets):
-        content = start + _SIZE.size
-        stop = content + int.from_bytes(octets[start:content])
-        if stop > len(octets):
-            raise ValueError("what was sent round is cut short")
-        yield octets[content:stop]
-        start = stop
+def unpack_published(octets: bytes) -> tuple[str, int, bytes]:
+    """Read what a publish has sent round: the epoch, the number before the first item, a bundle.
 
-
-def unpack_logged(entries: Sequence[bytes]) -> list[tuple[int, Parcel]]:
-    """Read what a room's log has: ids and envelopes in turn; gives numbers and items.
-
-    What is no envelope is left out: its number is then a gap, as that of anything lost.
+    Raises:
+        ValueError: it is malformed.
     """
-    logged = []
-    for identity, envelope in zip(entries[::2], entries[1::2], strict=True):
-        with contextlib.suppress(ValueError):
-            logged.append((number_of(identity), unpack(envelope)))
+    head, _, bundle = octets.partition(b"\n")
+    epoch, _, number = head.decode("ascii").partition(" ")
+    return epoch, int(number), bundle
+
+
+def unpack_logged(entries: Sequence[bytes], after: int) -> list[tuple[int, Parcel]]:
+    """Read what a room's log has: ids, which are numbers of last items, and bundles in turn.
+
+    What is no bundle is left out: its numbers are then a gap, as those of anything lost.
+
+    Returns:
+        The numbers above *after*, and their items.
+    """
+    logged: list[tuple[int, Parcel]] = []
+    for identity, bundle in zip(entries[::2], entries[1::2], strict=True):
+        try:
+            parcels = unpack_bundle(bundle)
+        except ValueError:
+            continue
+        before = int(identity.partition(b"-")[0]) - len(parcels)
+        logged += [one for one in enumerate(parcels, before + 1) if one[0] > after]
     return logged
-
-
-def number_of(identity: bytes) -> int:
-    """Read the number in a stream's id."""
-    return int(identity.partition(b"-")[0])
