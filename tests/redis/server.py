@@ -25,13 +25,15 @@ class RedisServer:
     Args:
         directory: where the data are.
         is_durable: whether each write is on the disk before it is answered.
+        options: of the program besides.
     """
 
-    def __init__(self, directory: Path, *, is_durable: bool = False) -> None:
+    def __init__(self, directory: Path, *, is_durable: bool = False, **options: object) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory
         self._is_durable = is_durable
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -43,6 +45,7 @@ class RedisServer:
             "port": self.port, "bind": "127.0.0.1", "dir": directory, "save": "",
             "appendonly": "yes" if self._is_durable else "no", "appendfsync": "always",
             "daemonize": "no", "logfile": directory / "log",
+            **self._options,
         }  # fmt: skip
         command = [
             program,

@@ -49,6 +49,30 @@ async def test_every_subscriber_gets_every_item_in_order(policy):
         assert drain(one) == drain(other) == [0, 1, 2, 3, 4]
 
 
+async def test_a_batch_is_published_as_far_as_there_is_room():
+    """All that none has to be waited for with; and nothing while others wait to publish."""
+    channel = BroadcastChannel[int]()
+    async with (
+        channel.subscribe(Policy.BLOCK, 3) as one,
+        channel.subscribe(Policy.DROP_OLDEST, 2) as other,
+        trio.open_nursery() as nursery,
+    ):
+        assert channel.publish_batch([1, 2]) == 2
+        assert channel.publish_batch([3, 4, 5]) == 1
+        nursery.start_soon(channel.publish, 4)
+        await trio.testing.wait_all_tasks_blocked()
+        assert one.receive_nowait() == 1
+        assert channel.publish_batch([5]) == 0
+        await trio.testing.wait_all_tasks_blocked()
+        assert drain(one) == [2, 3, 4]
+        assert drain(other) == [[2], 3, 4]
+        assert channel.publish_batch([5, 6]) == 2
+        assert drain(one) == [5, 6]
+    channel.close()
+    with pytest.raises(trio.ClosedResourceError):
+        channel.publish_batch([7])
+
+
 async def test_a_subscriber_waits_for_an_item():
     """`receive` and ``async for`` wait, and end when the channel is closed."""
     got = []

@@ -100,7 +100,11 @@ class Address:
                 return stream
             context = ssl.create_default_context()
             secure = trio.SSLStream(stream, context, server_hostname=self.host)
-            await secure.do_handshake()
+            try:
+                await secure.do_handshake()
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
             return secure
 
 
