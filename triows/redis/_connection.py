@@ -155,9 +155,18 @@ class Connection:
                     take(coredis.exceptions.ConnectionError("the connection was lost"))
             await trio.aclose_forcefully(self._stream)
 
+    async def _receive(self) -> bytes:
+        """Return what has come, as soon as something has; nothing at the end."""
+        if self._socket is None:
+            return bytes(await self._stream.receive_some(CHUNK))
+        while True:  # Trio's would try first, nearly always in vain
+            await trio.lowlevel.wait_readable(self._socket)
+            with contextlib.suppress(BlockingIOError):
+                return os.read(self._socket.fileno(), CHUNK)
+
     async def _read(self) -> None:
-        while octets := await self._stream.receive_some(CHUNK):
-            self._parser.feed(bytes(octets))
+        while octets := await self._receive():
+            self._parser.feed(octets)
             while (parsed := self._parse()) is not NOT_ENOUGH_DATA:
                 kind, content = parsed
                 if kind == DataType.PUSH:

@@ -76,13 +76,14 @@ def unpack_bundle(octets: bytes, known: Sequence[Parcel] = ()) -> list[Parcel]:
         first, _, _ = _PIECE.unpack_from(octets, start)
         if first == known[0].serial:
             return list(known)
+    pieces = list(_PIECE.iter_unpack(memoryview(octets)[start:stop]))
+    if stop + sum(size for _, size, _ in pieces) != len(octets):
+        raise ValueError("a bundle is not of the size that it says")
     parcels, at = [], stop
-    for serial, size, kind in _PIECE.iter_unpack(memoryview(octets)[start:stop]):
+    for serial, size, kind in pieces:
         content = octets[at : at + size]
         at += size
         parcels.append(Parcel(process, serial, content.decode() if kind == _TEXT else content))
-    if at != len(octets):
-        raise ValueError("a bundle is not of the size that it says")
     return parcels
 
 
