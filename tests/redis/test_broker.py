@@ -48,6 +48,19 @@ async def wait_until(condition):
             await trio.sleep(0.005)
 
 
+async def greet(near, far):
+    """Have both hear something, so that both are in step."""
+    await near.publish("before")
+    assert await take(near, 1) == await take(far, 1) == ["before"]
+
+
+async def kill(server, *everyone):
+    """End a Redis, and wait until all these know that it is away."""
+    server.kill()
+    for rooms in everyone:
+        await wait_until(lambda rooms=rooms: not rooms._broker.statistics().is_up)
+
+
 async def test_all_see_one_order(shared_redis):
     """What several publish at once, all get, in the same order."""
     async with open_rooms(shared_redis, 3) as everyone, AsyncExitStack() as stack:
@@ -179,13 +192,9 @@ async def test_an_outage(mortal_redis):
         here.join("a") as near,
         there.join("a") as far,
     ):
-        await near.publish("before")
-        assert await take(near, 1) == await take(far, 1) == ["before"]
+        await greet(near, far)
         epoch = near.position.epoch
-        mortal_redis.kill()
-        await wait_until(
-            lambda: not (here._broker.statistics().is_up or there._broker.statistics().is_up)
-        )
+        await kill(mortal_redis, here, there)
         for number in range(5):
             assert near.publish_nowait(f"near {number}").delivered == 1
             await far.publish(f"far {number}")
@@ -210,9 +219,7 @@ async def test_a_room_that_is_opened_in_an_outage(mortal_redis):
         async with there.join("a"):
             await there.publish("a", "before")
             await wait_until(lambda: not there._broker.statistics().waiting_octets)
-        mortal_redis.kill()
-        await wait_until(lambda: not here._broker.statistics().is_up)
-        await wait_until(lambda: not there._broker.statistics().is_up)
+        await kill(mortal_redis, here, there)
         async with here.join("a") as near, there.join("a") as far:
             await near.publish("meanwhile")
             assert await take(near, 1) == ["meanwhile"]
@@ -239,8 +246,7 @@ async def test_a_redis_that_hangs(mortal_redis):
     """No answer in time is an outage too; no one who publishes here waits for it."""
     async with open_rooms(mortal_redis, timeout=0.3) as (here, there), here.join("a") as near:
         async with there.join("a") as far:
-            await near.publish("before")
-            assert await take(near, 1) == await take(far, 1) == ["before"]
+            await greet(near, far)
             mortal_redis.stop()
             await wait_until(lambda: not here._broker.statistics().is_up)
             await near.publish("meanwhile")
@@ -254,10 +260,8 @@ async def test_a_backlog_that_overflows(mortal_redis):
     """The oldest are dropped and counted; others see a gap of that size in their place."""
     async with open_rooms(mortal_redis, backlog=1_000) as (here, there), here.join("a") as near:
         async with there.join("a") as far:
-            await near.publish("before")
-            assert await take(near, 1) == await take(far, 1) == ["before"]
-            mortal_redis.kill()
-            await wait_until(lambda: not here._broker.statistics().is_up)
+            await greet(near, far)
+            await kill(mortal_redis, here)
             for number in range(100):
                 await near.publish(f"{number}")
                 await take(near, 1)
@@ -276,10 +280,8 @@ async def test_a_redis_that_has_lost_its_data(tmp_path):
     with RedisServer(tmp_path / "forgetful") as server:
         async with open_rooms(server) as (here, there):
             async with here.join("a") as near, there.join("a") as far:
-                await near.publish("before")
-                assert await take(near, 1) == await take(far, 1) == ["before"]
-                server.kill()
-                await wait_until(lambda: not here._broker.statistics().is_up)
+                await greet(near, far)
+                await kill(server, here)
                 server.start()
                 assert await take(near, 1) == await take(far, 1) == [[1]]
                 await near.publish("after")
@@ -292,8 +294,7 @@ async def test_a_log_that_has_expired(shared_redis):
     prefix = f"{uuid4().hex}:"
     async with open_rooms(shared_redis, prefix=prefix) as (here, there):
         async with here.join("a") as near, there.join("a") as far:
-            await near.publish("before")
-            assert await take(near, 1) == await take(far, 1) == ["before"]
+            await greet(near, far)
             shared_redis.ask("DEL", f"{prefix}r:a", f"{prefix}l:a")
             await far.publish("after")
             assert await take(near, 1) == await take(far, 1) == ["after"]
@@ -313,9 +314,7 @@ async def test_a_redis_that_has_lost_its_last_writes(tmp_path):
                     await near.publish(f"lost {number}")
                 assert await take(near, 5) == await take(far, 5)
                 before = far.position
-                server.kill()
-                for rooms in (here, there, silent):
-                    await wait_until(lambda rooms=rooms: not rooms._broker.statistics().is_up)
+                await kill(server, here, there, silent)
                 server.start()
                 for number in range(7):  # by one who has not heard of the numbers
                     await silent.publish("a", f"new {number}")
@@ -361,8 +360,7 @@ async def test_coming_back_while_redis_is_away(mortal_redis):
             await near.publish(str(number))
         await take(near, 3)
         position = near.position
-        mortal_redis.kill()
-        await wait_until(lambda: not here._broker.statistics().is_up)
+        await kill(mortal_redis, here)
         await near.publish("meanwhile")
         async with here.join("a", after=position) as back:
             assert await take(back, 5) == [[1], "0", "1", "2", "meanwhile"]
@@ -372,11 +370,8 @@ async def test_history_after_an_outage(mortal_redis):
     """It is in Redis's order, each item once, in whichever process."""
     async with open_rooms(mortal_redis, history=100) as (here, there):
         async with here.join("a") as near, there.join("a") as far:
-            await near.publish("before")
-            assert await take(near, 1) == await take(far, 1) == ["before"]
-            mortal_redis.kill()
-            await wait_until(lambda: not here._broker.statistics().is_up)
-            await wait_until(lambda: not there._broker.statistics().is_up)
+            await greet(near, far)
+            await kill(mortal_redis, here, there)
             for number in range(3):
                 await near.publish(f"near {number}")
                 await far.publish(f"far {number}")
@@ -423,8 +418,7 @@ async def test_a_room_that_is_left_while_someone_waits_to_publish(mortal_redis):
             await near.publish("1")
             await wait_until(lambda: near.subscription.statistics().unread_items)
             here._broker.publish_nowait("b", "x")
-            mortal_redis.kill()
-            await wait_until(lambda: not here._broker.statistics().is_up)
+            await kill(mortal_redis, here)
             nursery.start_soon(here.publish, "a", "2")
             await trio.testing.wait_all_tasks_blocked(0.01)
         await wait_until(lambda: not nursery.child_tasks)

@@ -27,7 +27,7 @@ PAGE: Final = 2**20
 CHANNELS: Final = 1_000
 """Channels that are subscribed to at once."""
 
-PACE: Final = 0.0
+PACE: Final = 0.001
 """Seconds from one batch to the next, at the least: what comes in between goes together."""
 
 
