@@ -32,7 +32,7 @@ from drive import (
     send,
 )
 
-MOST_WINDOW = 64
+MOST_WINDOW = 250
 DELIVERIES = LATENCY_COUNT  # where the verdict counts them
 
 

@@ -14,6 +14,7 @@ from typing import Self
 
 import attrs
 import numpy as np
+from attrs.validators import ge, le
 from drive import (
     CLOSED,
     DETAIL,
@@ -45,7 +46,7 @@ class Shape:
 
     clients: int
     octets: int
-    window: int
+    window: int = attrs.field(validator=[ge(1), le(MOST_WINDOW)])
     stalled: int = 0
 
     @classmethod
