@@ -7,9 +7,11 @@
 and each notes how late those of the others come. **Round**: what Redis spends on a message, by the
 number of connections that it goes to. **Rooms**: one process, whose tasks receive what
 one of them publishes, as fast as that goes, with and without Redis. **Fan-out**: one server's
-WebSockets, one of which sends, with a window, as in `bench_fanout`: there each turn of the window
-waits for Redis. With and without Redis take turns, and before that the one without is measured
-against itself. Redis is started on the core of the generator. Linux only.
+WebSockets, one of which sends, with a window, as in `bench_fanout`. There each turn of the window
+waits for Redis, and the server with it: its share of the core says how long, and its CPU for a
+delivery what Redis adds. A window that is wide, or of many members, has turns for which that is
+little. With and without Redis take turns, and before that the one without is measured against
+itself. Redis is started on the core of the generator. Linux only.
 """
 
 import argparse
@@ -183,7 +185,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rooms", type=int, default=10)
     parser.add_argument("--octets", type=int, default=64, help="of each message")
     parser.add_argument("--members", type=int, default=500, help="tasks that receive")
-    parser.add_argument("--shapes", default="500/64x4,500/64x64", help="as in bench_fanout")
+    parser.add_argument("--shapes", default="500/64x4,500/64x64,2000/64x16", help="as in bench_fanout")
     parser.add_argument("--fan-out-seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5, help="of fan-out; 0 to leave it out")
     parser.add_argument("--output", type=Path, help="a JSON file, say below benches/results/")
