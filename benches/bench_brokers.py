@@ -185,7 +185,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rooms", type=int, default=10)
     parser.add_argument("--octets", type=int, default=64, help="of each message")
     parser.add_argument("--members", type=int, default=500, help="tasks that receive")
-    parser.add_argument("--shapes", default="500/64x4,500/64x64,2000/64x16", help="as in bench_fanout")
+    parser.add_argument(
+        "--shapes", default="500/64x4,500/64x64,2000/64x16", help="as in bench_fanout"
+    )
     parser.add_argument("--fan-out-seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5, help="of fan-out; 0 to leave it out")
     parser.add_argument("--output", type=Path, help="a JSON file, say below benches/results/")

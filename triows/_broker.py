@@ -35,8 +35,8 @@ to wait: a broker looks at `RoomEnd.has_room` and, where there is none, keeps th
 holds up another room.
 
 **Batches.** A broker gathers what is published in a pass of Trio's scheduler and sends it in one
-pipeline; what has come in one read it hands over in one go. For WebSockets, everything that is
-handed over in one go leaves in one system call for each member.
+pipeline; what has come in one read it hands over in one go, by `RoomEnd.deliver_batch`. For
+WebSockets, everything that is handed over in one go leaves in one system call for each member.
 
 **What goes over the wire** is the broker's business: it is given items as they were published,
 and those who share a broker agree on what these are: ``str`` and ``bytes`` by default.

@@ -39,7 +39,7 @@ try:
     from triows.redis._broker import RedisStatistics as RedisStatistics
     from triows.redis._broker import open_redis_broker as open_redis_broker
 except ModuleNotFoundError as error:
-    if error.name not in {"anyio", "coredis"}:
+    if error.name != "coredis":
         raise
     raise ModuleNotFoundError(
         "rooms over Redis need coredis: pip install 'triows[redis]'", name=error.name

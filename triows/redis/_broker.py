@@ -243,7 +243,7 @@ async def open_redis_broker(
             nodes, each has its share of the rooms.
         prefix: of all keys and channels.
         history: items of each room that newcomers can be given, 0 or more: as for the `Rooms`.
-        log: items of each room that Redis keeps for those who were away, 1 or more.
+        log: items of each room that Redis keeps at the least for those who were away, 1 or more.
         retention: seconds after which a room that no one uses is forgotten.
         backlog: octets that may wait to be published: at which publishers wait, and over which
             the oldest are dropped while Redis is away.
