@@ -20,9 +20,10 @@ The parts are in `triows._channel`; what moves the octets is behind `triows._dri
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+import types
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -54,6 +55,7 @@ from triows._engine import (
 )
 from triows._options import Limits
 from triows._spec import CloseCode
+from triows._traps import NOTHING, give_way
 
 
 @attrs.frozen(kw_only=True)
@@ -155,7 +157,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             if outbox.must_wait:
                 await outbox.wait()
             outbox.queue(opcode, payload)
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        await give_way()
 
     @enable_ki_protection
     def send_nowait(
@@ -218,7 +220,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             raise
         finally:
             outbox.leave_floor()
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        await give_way()
 
     @enable_ki_protection
     async def ping(self, payload: bytes | None = None) -> float:
@@ -278,7 +280,8 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             inbox.release()
 
     @enable_ki_protection
-    async def __anext__(self) -> str | bytes:
+    @types.coroutine
+    def __anext__(self) -> Generator[Any, Any, str | bytes]:
         """Do what `receive` does, which see, nearly without a call: for ``async for``."""
         inbox = self._inbox
         if inbox.is_reserved:
@@ -286,10 +289,12 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         inbox.is_reserved = True
         try:
             if inbox.items or not self._ending.may_hear_more:
-                await trio.lowlevel.checkpoint()
+                yield from trio.lowlevel.checkpoint()
             else:
                 inbox.sleeper = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(inbox.forget_sleeper)
+                outcome = yield inbox.parking
+                if outcome is not NOTHING:
+                    outcome.unwrap()
             return self._take()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
@@ -434,7 +439,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         await trio.lowlevel.checkpoint_if_cancelled()
         self._ending.check_sendable()
         self._end_sending(code, reason)
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        await give_way()
 
     @asynccontextmanager
     @enable_ki_protection

@@ -18,16 +18,7 @@ from triows._channel._ending import Ending
 from triows._driver import Driver
 from triows._engine import Deflated, InflateError, Inflater, Message, Part
 from triows._options import Limits
-
-
-class _Nothing:
-    """What a wake-up hands over, in place of an `outcome.Value` made for each."""
-
-    def unwrap(self) -> None:
-        """Return nothing."""
-
-
-NOTHING: Any = _Nothing()
+from triows._traps import give_way, park, parking, wake
 
 
 class Inbox:
@@ -50,6 +41,7 @@ class Inbox:
         "is_reserved",
         "items",
         "octets",
+        "parking",
         "received",
         "received_octets",
         "sleeper",
@@ -63,7 +55,9 @@ class Inbox:
         self.items: deque[Any] = deque()
         """Each a `Part`, `Deflated` or `Message`, or a plain tuple of what a `Message` is of."""
         self.sleeper: trio.lowlevel.Task | None = None
-        """Who waits, to be woken by `wake`, and forgotten by `forget_sleeper` if cancelled."""
+        """Who waits, to be woken by `wake`, and forgotten if cancelled."""
+        self.parking = parking(self._forget_sleeper)
+        """What the sleeper waits with."""
         self.is_reserved = False
         self.is_paused = False
         self._is_skipping = False
@@ -107,13 +101,13 @@ class Inbox:
         if octets >= self._most_octets or len(self.items) >= self._most_messages:
             self._stop_reading()
         if self.sleeper is not None:
-            trio.lowlevel.reschedule(self.sleeper, NOTHING)
+            wake(self.sleeper)
             self.sleeper = None
 
     def wake(self) -> None:
         """Let whoever waits look again: something came, or nothing will."""
         if self.sleeper is not None:
-            trio.lowlevel.reschedule(self.sleeper, NOTHING)
+            wake(self.sleeper)
             self.sleeper = None
 
     # The receiver's side.
@@ -141,7 +135,7 @@ class Inbox:
             await trio.lowlevel.checkpoint()
         else:
             self.sleeper = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self.forget_sleeper)
+            await park(self.parking)
 
     async def wait_for_parts(self) -> None:
         """As `wait`, for a message that is to come in parts, if it has not come whole.
@@ -155,10 +149,10 @@ class Inbox:
         begun = self._driver.begin_parts()
         if begun is None:
             self.sleeper = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._forget_parts)
+            await park(parking(self._forget_parts))
         else:
             self.admit(begun)
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await give_way()
 
     def peek(self) -> Message | Part | Deflated | None:
         """Return what `take` would, None where there is nothing."""
@@ -235,12 +229,11 @@ class Inbox:
         self.octets = 0
         self._read_on()
 
-    def forget_sleeper(self, _: object) -> trio.lowlevel.Abort:
-        """Let go of who waited: for `trio.lowlevel.wait_task_rescheduled`."""
+    # Inside.
+
+    def _forget_sleeper(self, _: object) -> trio.lowlevel.Abort:
         self.sleeper = None
         return trio.lowlevel.Abort.SUCCEEDED
-
-    # Inside.
 
     def _forget_parts(self, _: object) -> trio.lowlevel.Abort:
         # Here, not when the task runs again: a part may come in between.

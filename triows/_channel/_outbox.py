@@ -15,6 +15,7 @@ from triows._channel._ending import Ending
 from triows._driver import Driver
 from triows._engine import PreparedMessage
 from triows._spec import Opcode
+from triows._traps import give_way
 
 Payload: TypeAlias = str | bytes | bytearray | memoryview
 
@@ -175,7 +176,7 @@ class _Floor:
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
             self.is_held = True
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await give_way()
         self._holder = task
 
     def leave(self) -> None:

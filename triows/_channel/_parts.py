@@ -14,6 +14,7 @@ from triows._channel._ending import Ending
 from triows._channel._inbox import Inbox
 from triows._channel._outbox import TEXT, Outbox, Payload, encode
 from triows._engine import Deflated, InflateError, Message, Part
+from triows._traps import give_way
 
 PART_SIZE = 65_536
 """Octets that a compressed message is inflated to at a time."""
@@ -65,7 +66,7 @@ class OutgoingMessage:
             self._queue(octets)
         finally:
             self._is_sending = False
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        await give_way()
 
     def end(self) -> None:
         """Make the message whole; for `WebSocket`."""

@@ -51,6 +51,7 @@ from triows._reactor._outbox import Outbox
 from triows._reactor._topics import Seat, Stage
 from triows._reactor._worker import LINGER, InlineDriver, Odds
 from triows._spec import MAX_CONTROL_PAYLOAD, CloseCode, Opcode
+from triows._traps import give_way
 
 _WANTS: Final = s.ROOM | s.PONGS | s.ENDINGS
 _NEVER: Final = 2**62
@@ -724,9 +725,9 @@ class ChannelDriver(InlineDriver):
                 # The first pass is for the tasks that were woken, the second sends; it is one too
                 # many where all that they were woken for has been published already.
                 self._is_corked = True
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                await give_way()
                 if not 0 < loop.received <= fan.gathered:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    await give_way()
                 if fan.noted:
                     await self._let_publish(loop.received)
                 self._is_corked = False
@@ -759,7 +760,7 @@ class ChannelDriver(InlineDriver):
         if self._answer_odds.are_good():
             until = time.perf_counter() + LOOK_OUT * spent
             while not served and time.perf_counter() < until:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                await give_way()
                 served = self._loop.take_turns(0.0, 1)
             self._answer_odds.learn(is_hit=served > 0)
         return served
@@ -802,7 +803,7 @@ class ChannelDriver(InlineDriver):
         passes = MORE_PASSES if fan.weight >= WORTH_A_PASS else 0
         brought_nothing = 0
         while (before := fan.gathered) < expected and brought_nothing < 2 and passes > 0:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await give_way()
             passes -= 1
             brought_nothing = 0 if fan.gathered > before else brought_nothing + 1
 
