@@ -65,7 +65,7 @@ class KeptWebSocket(WebSocket):
     else. So the next thing that happens is the next connection.
     """
 
-    async def __anext__(self) -> str | bytes:
+    async def __anext__(self) -> str | bytes:  # type: ignore[override]  # it is awaited alike
         """Do what `receive` does; the end of the connection ends the loop."""
         try:
             return await super().__anext__()

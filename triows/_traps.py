@@ -26,7 +26,7 @@ def parking(forget: Forget) -> Any:
     Args:
         forget: called when the wait is cancelled: nobody is to be woken any more.
     """
-    return _message_of(trio.lowlevel.wait_task_rescheduled(forget))
+    return _message_of(trio.lowlevel.wait_task_rescheduled(forget))  # noqa: ASYNC105
 
 
 @types.coroutine
@@ -44,6 +44,13 @@ def park(message: Any) -> Generator[Any, Any, None]:
 def give_way() -> Generator[Any, Any, None]:
     """Let others run: `trio.lowlevel.cancel_shielded_checkpoint`."""
     yield _GIVE_WAY
+
+
+@types.coroutine
+def checkpoint() -> Generator[Any, Any, None]:
+    """Let others run, and be cancelled if that is due: `trio.lowlevel.checkpoint`."""
+    yield _GIVE_WAY
+    yield from trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105
 
 
 def wake(task: trio.lowlevel.Task) -> None:
@@ -68,4 +75,4 @@ def _message_of(trap: Coroutine[Any, Any, Any]) -> Any:
     return message
 
 
-_GIVE_WAY: Any = _message_of(trio.lowlevel.cancel_shielded_checkpoint())
+_GIVE_WAY: Any = _message_of(trio.lowlevel.cancel_shielded_checkpoint())  # noqa: ASYNC105

@@ -55,7 +55,7 @@ from triows._engine import (
 )
 from triows._options import Limits
 from triows._spec import CloseCode
-from triows._traps import NOTHING, give_way
+from triows._traps import NOTHING, checkpoint, give_way
 
 
 @attrs.frozen(kw_only=True)
@@ -289,7 +289,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         inbox.is_reserved = True
         try:
             if inbox.items or not self._ending.may_hear_more:
-                yield from trio.lowlevel.checkpoint()
+                yield from checkpoint()
             else:
                 inbox.sleeper = trio.lowlevel.current_task()
                 outcome = yield inbox.parking

@@ -18,7 +18,7 @@ from triows._channel._ending import Ending
 from triows._driver import Driver
 from triows._engine import Deflated, InflateError, Inflater, Message, Part
 from triows._options import Limits
-from triows._traps import give_way, park, parking, wake
+from triows._traps import checkpoint, give_way, park, parking, wake
 
 
 class Inbox:
@@ -132,7 +132,7 @@ class Inbox:
         Cancelling takes nothing.
         """
         if self.items or not self._ending.may_hear_more:
-            await trio.lowlevel.checkpoint()
+            await checkpoint()
         else:
             self.sleeper = trio.lowlevel.current_task()
             await park(self.parking)
@@ -143,7 +143,7 @@ class Inbox:
         After it, the rest of a message whose first part is there also comes in parts.
         """
         if self.items or not self._ending.may_hear_more:
-            await trio.lowlevel.checkpoint()
+            await checkpoint()
             return
         await trio.lowlevel.checkpoint_if_cancelled()
         begun = self._driver.begin_parts()

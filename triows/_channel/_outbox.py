@@ -205,6 +205,11 @@ def encode_message(
 
     Errors as `encode`.
     """
+    if compress is None:
+        if type(message) is bytes:
+            return BINARY, message
+        if type(message) is str:
+            return TEXT, message.encode()
     if isinstance(message, PreparedMessage):
         return message.opcode, message
     if compress is not None:

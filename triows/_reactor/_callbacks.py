@@ -50,7 +50,18 @@ from triows._engine._base import parse_close
 from triows._kernels import slots as s
 from triows._options import KeepAlive, Limits
 from triows._reactor._blocks import Block, octets_at
-from triows._reactor._handlers import CLOSED, CLOSING, FAILED, OPEN, PROMOTED, Connection, Handler
+from triows._reactor._handlers import (
+    CLOSED,
+    CLOSING,
+    FAILED,
+    NO_MESSAGE,
+    OPEN,
+    PROMOTED,
+    Connection,
+    FunctionHandler,
+    Handler,
+    obey,
+)
 from triows._reactor._loop import BUDGET, LAST, Loop, Octets, Sendable, plain
 from triows._reactor._moving import Moved, Promote, take_out
 from triows._reactor._topics import Home, Seat
@@ -59,21 +70,23 @@ from triows._spec import CloseCode, Opcode
 if TYPE_CHECKING:
     from triows._reactor._channels import Session
 
+REGION: Final = 2**19
+"""Octets received in a turn at the most: all of it stays in a cache beside what handles it."""
+
 LOOK_EVERY: Final = 32
 """Callbacks between looks at the clock."""
 
 POISON: Final = 0xDB
 
-NO_ECHO: Final = "echo() is for on_frame, of the connection whose message it is"
+_DISCARD: Final = kernels.DISCARD
+_ECHO: Final = kernels.ECHO
+_DELIVER: Final = s.DELIVER
 
 Report = Callable[[str, BaseException], None]
 
 
 class Callbacks(Protocol):
     """What a `Connection` needs of what it belongs to."""
-
-    def echo(self, conn: Connection) -> None:
-        """See `Connection.echo`."""
 
     def send(self, conn: Connection, payload: Sendable, opcode: int) -> None:
         """Send a message, or a Close."""
@@ -119,12 +132,16 @@ class CallbackLoop(Loop):
         debug: bool = False,
         promote: Promote | None = None,
     ) -> None:
-        super().__init__(compiled, limits, keepalive, collects=True)
+        super().__init__(compiled, limits, keepalive, region=REGION)
         self._words[s.COMPRESSED_MOST] = s.INFLATED_SIZE
         self._promote = promote
         self._heirs: dict[int, Session] = {}
         self._leaving: list[tuple[Connection, Callable[[Moved], None]]] = []
         self._handler = handler
+        self._is_function = isinstance(handler, FunctionHandler)
+        self._on_frame: Callable[..., Any] = (
+            handler.function if isinstance(handler, FunctionHandler) else handler.on_frame
+        )
         self._report = report
         self._is_debugging = debug
         octets = self._region.data
@@ -132,8 +149,6 @@ class CallbackLoop(Loop):
         self._answers = octets[len(octets) - s.ROW_CAPACITY :]
         self._connections: list[Any] = []
         self._rows: Iterator[tuple[int, ...]] | None = None
-        self._current: Connection | None = None
-        self._answer = 0
         self._compiled = compiled
         self._inflated: tuple[bytearray, int] | None = None
         self._blocks: list[Block] = []
@@ -142,19 +157,11 @@ class CallbackLoop(Loop):
 
     # What connections ask for.
 
-    def echo(self, conn: Connection) -> None:
-        """See `Connection.echo`."""
-        if self._current is not conn:
-            raise RuntimeError(NO_ECHO)
-        if self.fan.noted:
-            self.fan.catch_up(conn._slot)
-        self._answer = kernels.ECHO
-
     def send(self, conn: Connection, payload: Sendable, opcode: int) -> None:
         """Note a message, or a Close, to be sent with the next replay."""
         if conn._phase != OPEN:
             self._words[s.DROPPED] += 1
-        elif opcode == Opcode.CLOSE and self._current is conn and self._answer == kernels.ECHO:
+        elif opcode == Opcode.CLOSE and conn._answer == _ECHO:
             self._close_behind_echo(conn, plain(payload))
         elif conn._deflate is None or opcode == Opcode.CLOSE:
             self._note_send(conn._slot, conn._id, plain(payload), opcode)
@@ -172,7 +179,7 @@ class CallbackLoop(Loop):
             self._echo_inflated(conn)
             self._note_send(conn._slot, conn._id, payload, Opcode.CLOSE)
             return
-        self._answers[self._row] = kernels.ECHO
+        self._answers[self._row] = _ECHO
         self._row += 1
         self._note_send(conn._slot, conn._id, payload, Opcode.CLOSE)
         self._row -= 1
@@ -380,10 +387,7 @@ class CallbackLoop(Loop):
 
     def _replay(self) -> None:
         super()._replay()
-        if self._current is None:
-            self._blocks.clear()
-        else:
-            del self._blocks[:-1]  # the last may be of the message being handled
+        self._blocks.clear()
 
     # Callbacks.
 
@@ -396,70 +400,81 @@ class CallbackLoop(Loop):
             self._rows = zip(*[flat] * s.ROW_FIELDS, strict=True)
             self._row = 0
 
-    def _call_back(self, budget: float) -> None:
+    def _call_back(self, budget: float) -> None:  # noqa: PLR0912 - a call costs a tenth of it
         """Call the handler for the rows, for so many seconds; those left stay in `_rows`."""
         if self._rows is None:
             return
         until = time.monotonic() + budget
         connections, answers, octets = self._connections, self._answers, self._octets
-        on_frame = self._handler.on_frame
+        on_frame, is_function, fan = self._on_frame, self._is_function, self.fan
         is_plain = not self._is_debugging
         index = self._row - 1
         try:
             for slot, opcode, start, size, handle, asked in self._rows:
                 self._row = index = index + 1
-                if asked != s.DELIVER:
+                if asked != _DELIVER:
                     if self._note(index) and time.monotonic() > until:
                         break
                     continue
-                self._current = conn = connections[slot]
-                self._answer = 0
+                conn = connections[slot]
+                conn._answer = _DISCARD
                 try:
                     if is_plain and not handle and conn._phase == OPEN:
-                        _call(on_frame, conn, octets[start : start + size], opcode)
+                        response = _call(on_frame, conn, octets[start : start + size], opcode)
+                        if response is not None and is_function:
+                            obey(conn, response)
                     else:
                         self._call_with_care(conn, start, size, handle, opcode)
                 except BaseException as error:  # noqa: BLE001 - whatever it is, it ends its own
                     self._blame(conn, error)
-                answers[index] = self._answer
-                if index % LOOK_EVERY == 0 and time.monotonic() > until:
+                answers[index] = answer = conn._answer
+                conn._answer = NO_MESSAGE
+                if fan.noted and answer == _ECHO:
+                    fan.catch_up(slot)
+                if index % LOOK_EVERY == LOOK_EVERY - 1 and time.monotonic() > until:
                     break
             else:
                 self._rows = None
         finally:
-            self._current = None
             self._row = index + 1 if self._rows is not None else LAST
 
     def _call_with_care(
         self, conn: Connection, start: int, size: int, handle: int, opcode: int
     ) -> None:
         """Call the handler where the payload is in a block, or is to be a copy, or not at all."""
-        if handle:
-            block = Block(handle, start, size)
-            self._blocks.append(block)
-            payload = block.view()
-        else:
-            payload = self._octets[start : start + size]
-        if conn._phase != OPEN:
-            if conn._id in self._heirs:
+        block = Block(handle, start, size) if handle else None
+        try:
+            payload = block.view() if block else self._octets[start : start + size]
+            if conn._phase == OPEN:
+                self._ask_in_python(conn, payload, opcode)
+            elif conn._id in self._heirs:
                 self._heirs[conn._id].inherit(opcode, payload)
-            return
-        on_frame = self._handler.on_frame
+        finally:
+            if block:  # not before: a replay on the way lets go of those that are listed
+                self._blocks.append(block)
+
+    def _ask_in_python(self, conn: Connection, payload: memoryview, opcode: int) -> None:
+        """Call the handler, with a copy if that is to be found out which it keeps."""
         if not self._is_debugging:
-            _call(on_frame, conn, payload, opcode)
+            self._call_handler(conn, payload, opcode)
             return
         copy = bytearray(payload)
         try:
-            _call(on_frame, conn, memoryview(copy), opcode)
+            self._call_handler(conn, memoryview(copy), opcode)
             payload[:] = copy
         finally:
-            copy[:] = bytes((POISON,)) * size
+            copy[:] = bytes((POISON,)) * len(copy)
+
+    def _call_handler(self, conn: Connection, payload: memoryview, opcode: int) -> None:
+        response = _call(self._on_frame, conn, payload, opcode)
+        if response is not None and self._is_function:
+            obey(conn, response)
 
     def _drop_rows(self) -> None:
         """Answer nothing to the rows that are left, and free what they hold."""
         for _, _, start, size, handle, asked in self._rows or ():
-            if asked == s.DELIVER:
-                self._answers[self._row] = kernels.DISCARD
+            if asked == _DELIVER:
+                self._answers[self._row] = _DISCARD
                 if handle:
                     Block(handle, start, size)
             self._row += 1
@@ -471,15 +486,14 @@ class CallbackLoop(Loop):
         """End a connection whose callback has raised; what is no `Exception` is raised again."""
         self._fail(conn)
         if not isinstance(error, Exception):
-            self._answers[self._row] = self._answer
+            self._answers[self._row] = conn._answer
             del error  # whose traceback holds this frame: both would outlive what views blocks
             raise  # noqa: PLE0704 - what is being handled
         self._report("on_frame failed", error)
 
     def _call_inflated(self, conn: Connection, opcode: int, octets: memoryview) -> None:
         """Inflate a message, have it answered, and send its echo if that is the answer."""
-        self._current = conn
-        self._answer = 0
+        conn._answer = _DISCARD
         try:
             heir = self._heirs.get(conn._id)
             if (conn._phase == OPEN or heir is not None) and conn._deflate is not None:
@@ -490,29 +504,30 @@ class CallbackLoop(Loop):
                     return
                 self._inflated = (payload, opcode)
                 self._ask(conn, payload, opcode)
-                if self._answer == kernels.ECHO:
+                if conn._answer == _ECHO:
                     self._echo_inflated(conn)
         except InflateError as error:
-            self._answer = s.FAILING - error.fault
+            conn._answer = s.FAILING - error.fault
             conn._phase = FAILED
         except BaseException as error:  # noqa: BLE001 - as in `_call_back`
             self._blame(conn, error)
         finally:
-            self._answers[self._row] = self._answer
+            self._answers[self._row] = conn._answer
+            conn._answer = NO_MESSAGE
             if self._is_debugging and self._inflated is not None:
                 self._inflated[0][:] = bytes((POISON,)) * len(self._inflated[0])
             self._inflated = None
 
     def _ask(self, conn: Connection, payload: bytearray, opcode: int) -> None:
         """Ask the compiled handler if there is one, as a turn does, and then the other."""
-        answer = s.DELIVER
+        answer = _DELIVER
         if self._compiled:
             array = np.frombuffer(payload, np.uint8)
             answer = kernels.ask_handler(self._compiled, array, opcode)
-        if answer == s.DELIVER:
-            _call(self._handler.on_frame, conn, memoryview(payload), opcode)
-        elif answer in (kernels.DISCARD, kernels.ECHO, kernels.CLOSE):
-            self._answer = answer
+        if answer == _DELIVER:
+            self._call_handler(conn, memoryview(payload), opcode)
+        elif answer in (_DISCARD, _ECHO, kernels.CLOSE):
+            conn._answer = answer
             if answer == kernels.CLOSE:
                 conn._phase = CLOSING
         elif answer != s.PUBLISH or not self.fan.publish_for(conn._slot, opcode, bytes(payload)):
@@ -522,7 +537,7 @@ class CallbackLoop(Loop):
         """Send the message being handled back, as any other."""
         assert self._inflated is not None
         payload, opcode = self._inflated
-        self._answer = kernels.DISCARD
+        conn._answer = _DISCARD
         self.send(conn, payload, opcode)
 
     def _note(self, index: int) -> bool:
@@ -556,7 +571,7 @@ class CallbackLoop(Loop):
         return False
 
     def _fail(self, conn: Connection) -> None:
-        self._answer = s.FAILED_IN_PYTHON
+        conn._answer = s.FAILED_IN_PYTHON
         if conn._phase == OPEN:
             conn._phase = FAILED
             self.fan.forget(conn._slot)
@@ -566,7 +581,6 @@ class CallbackLoop(Loop):
         if conn._phase == CLOSED:
             return
         conn._phase = CLOSED
-        self._current = None
         heir = self._heirs.pop(conn._id, None)
         if heir is not None:
             heir.conclude(code, reason)
@@ -609,5 +623,5 @@ def call_handler(function: Callable[..., None], *arguments: Any) -> None:
 
 
 @trio.lowlevel.disable_ki_protection
-def _call(function: Callable[..., None], first: Any, second: Any, third: Any) -> None:
-    function(first, second, third)  # as `call_handler`, faster
+def _call(function: Callable[..., Any], first: Any, second: Any, third: Any) -> Any:
+    return function(first, second, third)  # as `call_handler`, faster

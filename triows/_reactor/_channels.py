@@ -53,6 +53,9 @@ from triows._reactor._worker import LINGER, InlineDriver, Odds
 from triows._spec import MAX_CONTROL_PAYLOAD, CloseCode, Opcode
 from triows._traps import give_way
 
+REGION: Final = 2**20
+"""Octets received in a turn at the most: its messages share what a turn costs."""
+
 _WANTS: Final = s.ROOM | s.PONGS | s.ENDINGS
 _NEVER: Final = 2**62
 
@@ -66,7 +69,7 @@ class ChannelLoop(Loop):
     """
 
     def __init__(self, limits: Limits, keepalive: KeepAlive) -> None:
-        super().__init__(0, limits, keepalive, collects=True)
+        super().__init__(0, limits, keepalive, region=REGION)
         self._words[s.HIGH_WATER] = self._words[s.SEND_LIMIT] = _NEVER
         self._octets = self._region.data
         self._slot_words = self._slots.data.cast("B").cast("q")
@@ -223,7 +226,7 @@ class ChannelLoop(Loop):
             elif opcode == 1:
                 session.take_message(str(octets[start : start + size], "utf-8"), size)
             else:
-                session.take_message(bytes(octets[start : start + size]), size)
+                session.take_message(octets[start : start + size].tobytes(), size)
         if events:
             session.deliver(events)
         # The answers are zero, which is DISCARD: no one has ever written others.

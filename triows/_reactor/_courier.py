@@ -19,18 +19,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from triows import _kernels as kernels
 from triows._engine import PreparedMessage, Request
 from triows._nursery import unwrapped_nursery
 from triows._reactor._callbacks import (
     HANDLER_FAILED,
     LOOK_EVERY,
-    NO_ECHO,
     POISON,
     CallbackLoop,
     Report,
     call_handler,
 )
-from triows._reactor._handlers import CLOSED, OPEN, PROMOTED, Connection, Handler
+from triows._reactor._handlers import (
+    CLOSED,
+    NO_MESSAGE,
+    OPEN,
+    PROMOTED,
+    Connection,
+    Handler,
+)
 from triows._reactor._loop import BUDGET, Sendable
 from triows._reactor._moving import Moved, Promote
 from triows._reactor._outbox import OVERHEAD, Outbox
@@ -108,8 +115,6 @@ class CourierDriver(ThreadDriver):
         self._is_asleep = True
         self._lot = trio.lowlevel.ParkingLot()
         self._token: trio.lowlevel.TrioToken | None = None
-        self._current: Connection | None = None
-        self._is_echoing = False
 
     @trio.lowlevel.enable_ki_protection  # but for the callbacks
     async def run(self) -> None:
@@ -208,15 +213,14 @@ class CourierDriver(ThreadDriver):
             if session in self._heirs:
                 self._heirs[session].inherit(opcode, memoryview(payload))
             return
-        self._current = conn
-        self._is_echoing = False
+        conn._answer = kernels.DISCARD
         try:
             call_handler(self._handler.on_frame, conn, memoryview(payload), opcode)
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(conn, "on_frame failed", error)
         finally:
-            self._current = None
-        if self._is_echoing:
+            answer, conn._answer = conn._answer, NO_MESSAGE
+        if answer == kernels.ECHO:
             self._send(session, bytes(payload) if self._is_debugging else payload, opcode)
         if self._is_debugging:
             payload[:] = bytes((POISON,)) * len(payload)
@@ -238,7 +242,7 @@ class CourierDriver(ThreadDriver):
 
     def _fail(self, conn: Connection, what: str, error: Exception) -> None:
         self._report(what, error)
-        self._is_echoing = False
+        conn._answer = NO_MESSAGE
         if conn._phase == PROMOTED:
             self._heirs[conn._id].close(*HANDLER_FAILED)
         conn.close(*HANDLER_FAILED)
@@ -251,7 +255,7 @@ class CourierDriver(ThreadDriver):
         ws, heir = self._promote(conn)
         self._heirs[conn._id] = heir
         conn._phase = PROMOTED
-        if self._current is not conn:  # else when its message has been answered
+        if conn._answer == NO_MESSAGE:  # else when its message has been answered
             self.post(partial(self._release, conn._slot, conn._id))
         return ws
 
@@ -272,12 +276,6 @@ class CourierDriver(ThreadDriver):
         self._heirs.pop(session).move(moved)
 
     # What connections ask for.
-
-    def echo(self, conn: Connection) -> None:
-        """See `Connection.echo`."""
-        if self._current is not conn:
-            raise RuntimeError(NO_ECHO)
-        self._is_echoing = True
 
     def send(self, conn: Connection, payload: Sendable, opcode: int) -> None:
         """Send a message, or a Close, by way of the outbox; dropped if there is no one."""

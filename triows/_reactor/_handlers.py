@@ -61,20 +61,27 @@ class Handler:
 FrameFunction: TypeAlias = Callable[["Connection", memoryview, int], Response | None]
 
 
-class _FunctionHandler(Handler):
+class FunctionHandler(Handler):
+    """See `handler_fn`."""
+
     def __init__(self, function: FrameFunction) -> None:
-        self._function = function
+        self.function = function
 
     def on_frame(self, conn: "Connection", payload: memoryview, opcode: int) -> None:
-        response = self._function(conn, payload, opcode)
-        if response is None or response == Response.DISCARD:
-            return
-        if response == Response.ECHO:
-            conn.echo()
-        elif response == Response.CLOSE:
-            conn.close()
-        else:
-            raise ValueError(f"the handler returned {response!r}, not a Response")
+        """Call the function, and do what it returns."""
+        response = self.function(conn, payload, opcode)
+        if response is not None:
+            obey(conn, response)
+
+
+def obey(conn: "Connection", response: Response) -> None:
+    """Do what a `FrameFunction` returned."""
+    if response == Response.ECHO:
+        conn.echo()
+    elif response == Response.CLOSE:
+        conn.close()
+    elif response != Response.DISCARD:
+        raise ValueError(f"the handler returned {response!r}, not a Response")
 
 
 def handler_fn(function: FrameFunction) -> Handler:
@@ -83,7 +90,7 @@ def handler_fn(function: FrameFunction) -> Handler:
     Args:
         function: returns None, or a `Response` to have it done.
     """
-    return _FunctionHandler(function)
+    return FunctionHandler(function)
 
 
 class Connection:
@@ -95,6 +102,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_answer",
         "_callbacks",
         "_deflate",
         "_id",
@@ -119,6 +127,7 @@ class Connection:
         self._slot = slot
         self._id = session
         self._phase = OPEN
+        self._answer = NO_MESSAGE  # what is to be done about the message that is being handled
         self._request = request
         self._remote = remote
         self._deflate = deflate
@@ -165,7 +174,9 @@ class Connection:
         Raises:
             RuntimeError: this is not in an ``on_frame`` of this connection.
         """
-        self._callbacks.echo(self)
+        if self._answer < 0:
+            raise RuntimeError(NO_ECHO)
+        self._answer = _ECHO
 
     def send(
         self, payload: Data, opcode: int | None = None, *, compress: bool | None = None
@@ -236,6 +247,12 @@ PROMOTED, OPEN, CLOSING, FAILED, CLOSED = -1, 0, 1, 2, 3
 """A connection's phases: in `CLOSING` and `FAILED` this side has ended it, without or with an
 error; `PROMOTED`, it is a task's."""
 
+NO_MESSAGE = -1
+"""A connection's answer while none of its messages is being handled."""
+
+NO_ECHO = "echo() is for on_frame, of the connection whose message it is"
+
+_ECHO = int(Response.ECHO)
 _KINDS = (Opcode.TEXT, Opcode.BINARY)
 
 

@@ -48,9 +48,6 @@ SWEEP_INTERVAL: Final = 0.25
 BUDGET: Final = 0.001
 """Seconds that a turn may take."""
 
-REGION: Final = 2**20
-"""Octets of a region that several sockets are received into, one after the other."""
-
 
 @attrs.frozen(kw_only=True)
 class LoopStatistics:
@@ -118,12 +115,19 @@ class Loop:
         handler: the address of a compiled handler; 0 echoes.
         limits: of messages, queues and connections.
         keepalive: when to ping a quiet peer.
-        collects: whether messages become rows, for `CallbackLoop` to answer.
+        region: octets of the memory that is received into. Where there are more than for one
+            socket, messages become rows for Python, of several sockets one after the other.
     """
 
     def __init__(
-        self, handler: int, limits: Limits, keepalive: KeepAlive, *, collects: bool = False
+        self,
+        handler: int,
+        limits: Limits,
+        keepalive: KeepAlive,
+        *,
+        region: int = s.LEAST_REGION,
     ) -> None:
+        collects = region > s.LEAST_REGION
         kernels.ensure_warm()
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -131,7 +135,7 @@ class Loop:
         self._registers = np.zeros(s.COLLECTING_REGISTERS, np.int64)
         self._words = self._registers.data.cast("B").cast("q")  # faster than NumPy, word by word
         self._slots = _make_slots(limits.max_connections)
-        self._region = np.zeros(REGION if collects else s.LEAST_REGION, np.uint8)
+        self._region = np.zeros(region, np.uint8)
         self._event = np.zeros(kernels.system.EVENT_WORDS, np.int32)
         self._clock = np.zeros(2, np.int64)
         self._arrays = (
