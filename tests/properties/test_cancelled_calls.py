@@ -170,7 +170,7 @@ MUTANTS: dict[str, tuple[type, str, Callable[..., Any], str]] = {
         receive_a_batch_one_by_one,
         "receive_batch",
     ),
-    "a slot is not cleared on abort": (Inbox, "forget_sleeper", keep_the_slot, "receive"),
+    "a slot is not cleared on abort": (Inbox, "_forget_sleeper", keep_the_slot, "receive"),
     "parts come to no one": (Inbox, "_forget_parts", forget_to_end_parts, "receive_parts"),
     "the rest of a message is taken for another": (
         Inbox,
