@@ -115,6 +115,11 @@ class ChannelLoop(Loop):
         """How many messages the last turn has handed over, if nothing was sent since."""
         return self._words[s.ROW_COUNT]
 
+    @property
+    def answered(self) -> int:
+        """How many messages were sent since, to one connection each."""
+        return len(self._sends) // s.SEND_FIELDS
+
     def word(self, slot: int, column: int) -> int:
         """Return a word of a slot."""
         return self._slot_words[s.SLOT_SIZE * slot + column]
@@ -726,10 +731,10 @@ class ChannelDriver(InlineDriver):
                 if not await self._take_turn():
                     break
                 # The first pass is for the tasks that were woken, the second sends; it is one too
-                # many where all that they were woken for has been published already.
+                # many where they have run before this one, and answered all that was received.
                 self._is_corked = True
                 await give_way()
-                if not 0 < loop.received <= fan.gathered:
+                if not 0 < loop.received <= loop.answered + fan.gathered:
                     await give_way()
                 if fan.noted:
                     await self._let_publish(loop.received)
