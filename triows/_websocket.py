@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 import attrs
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import checkpoint_if_cancelled, current_task, enable_ki_protection
 
 from triows._channel import (
     CloseReason,
@@ -151,7 +151,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         a return, that all of it will be, unless the connection ends first.
         """
         opcode, payload = encode_message(message, compress)
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         outbox = self._outbox
         if not outbox.offer(opcode, payload):
             if outbox.must_wait:
@@ -240,7 +240,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
         Cancelling leaves the connection usable; a late Pong is ignored.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         if self._outbox.must_wait:
             await self._outbox.wait_for_room()
         self._ending.check_sendable()
@@ -291,7 +291,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             if inbox.items or not self._ending.may_hear_more:
                 yield from checkpoint()
             else:
-                inbox.sleeper = trio.lowlevel.current_task()
+                inbox.sleeper = current_task()
                 outcome = yield inbox.parking
                 if outcome is not NOTHING:
                     outcome.unwrap()
@@ -436,7 +436,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
 
         Cancelling: ``Cancelled`` means that nothing was done.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         self._ending.check_sendable()
         self._end_sending(code, reason)
         await give_way()

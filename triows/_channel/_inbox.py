@@ -13,12 +13,13 @@ from collections import deque
 from typing import Any
 
 import trio
+from trio.lowlevel import reschedule
 
 from triows._channel._ending import Ending
 from triows._driver import Driver
 from triows._engine import Deflated, InflateError, Inflater, Message, Part
 from triows._options import Limits
-from triows._traps import checkpoint, give_way, park, parking, wake
+from triows._traps import NOTHING, checkpoint, give_way, park, parking, wake
 
 
 class Inbox:
@@ -101,7 +102,7 @@ class Inbox:
         if octets >= self._most_octets or len(self.items) >= self._most_messages:
             self._stop_reading()
         if self.sleeper is not None:
-            wake(self.sleeper)
+            reschedule(self.sleeper, NOTHING)  # `wake` without the call
             self.sleeper = None
 
     def wake(self) -> None:

@@ -387,25 +387,12 @@ class Session:
 
     def offer(self, opcode: int, payload: Octets, mark: int) -> bool:
         """Queue a message if that needs no waiting: `is_open`, `unsent` and `send` in one."""
-        if self.outcome is not None or self._has_closed:
+        if self.outcome is not None or self._has_closed or self.unsent >= mark:
             return False
-        if self._early is not None or self._deflater is not None:
-            if self.unsent >= mark:
-                return False
-            self.send(opcode, payload)
-            return True
-        loop = self._loop
-        queued = loop._slot_words[self._queue_size]
-        if self._epoch == loop.epoch:
-            if queued + self._noted >= mark:
-                return False
-            self._noted += len(payload) + _HEADER
+        if self._deflater is None:
+            self._send(opcode, payload)
         else:
-            if queued >= mark:
-                return False
-            self._epoch = loop.epoch
-            self._noted = len(payload) + _HEADER
-        self._note(self._slot, self.number, payload, opcode)
+            self.send(opcode, payload)
         return True
 
     def send_prepared(self, message: PreparedMessage) -> None:
