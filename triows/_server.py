@@ -390,6 +390,7 @@ async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
     )
 
 
+@trio.lowlevel.enable_ki_protection  # else Ctrl-C may strike where blocks are left
 async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
     handler: Handler,
     listeners: Sequence[trio.abc.Listener[Any]],

@@ -146,8 +146,9 @@ async def talk_without_end(started: Any) -> None:
 @trio.lowlevel.enable_ki_protection  # it is the server that is tested
 async def keep_busy(listener: MemoryListener) -> None:
     """Have messages echoed for as long as it goes."""
-    peer = Peer(listener.connect(), 10.0)
-    with contextlib.suppress(AssertionError, trio.BrokenResourceError):
+    over = AssertionError, trio.BrokenResourceError, trio.ClosedResourceError
+    with contextlib.suppress(*over):  # the server may have ended before this begins
+        peer = Peer(listener.connect(), 10.0)
         await peer.handshake()
         while True:
             await peer.expect_echo()
@@ -211,6 +212,7 @@ def run_to_the_end(main: Any) -> BaseException:
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt as late:  # the second, when all was over
         error = error or late
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Trio's, if it struck there
     assert error is not None
     gc.collect()  # what was interrupted is not for another test to find
     return error
