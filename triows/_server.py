@@ -153,15 +153,14 @@ class Server:
         """
         self._counts["accepted"] += 1
         self._counts["connections"] += 1
-        is_handed_over = False
+        opened = None
         try:
             try:
                 opened = await self._open(stream)
-                is_handed_over = opened is not None and self._hand_over(*opened)
-                if opened is not None and not is_handed_over:
+                if opened is not None and not self._hand_over(*opened):
                     await self._host(*opened)
             finally:
-                self._counts["connections"] -= not is_handed_over
+                self._counts["connections"] -= opened is None  # else `_live` counts it off
                 await trio.aclose_forcefully(stream)
         except BaseException as error:  # noqa: BLE001 - no connection may take the server down
             self._report("a connection failed", error)
@@ -175,22 +174,46 @@ class Server:
         if not ws.start(leftover):
             return False
         assert self.nursery is not None
-        self._counts["opened"] += 1
-        self._websockets.add(ws)
-        self.nursery.start_soon(self._live, ws)
+        self._note_opened(ws)
+        self.nursery.start_soon(self._live, ws, name="triows connection")
         return True
 
+    async def _host(self, ws: WebSocket, leftover: bytes) -> None:
+        """Serve and handle a connection in this task and one beside it."""
+        self._note_opened(ws)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ws.run, leftover)
+            await self._live(ws)
+
+    def _note_opened(self, ws: WebSocket) -> None:
+        self._counts["opened"] += 1
+        self._websockets.add(ws)
+
     async def _live(self, ws: WebSocket) -> None:
-        """Handle a connection that the loop serves; raises only what is no Exception."""
+        """Run the handler, then close with the code that says how it ended.
+
+        Raises only what is no Exception.
+
+        All that the loop serves have a task with nothing but this around the handler: each
+        coroutine more would take them, while they wait, some 300 octets.
+        """
+        code = CloseCode.GOING_AWAY
         try:
             try:
-                await self._handle(ws)
-            finally:  # whatever stopped the handler, Ctrl-C at any point, ends the connection
-                ws.abort("the handler was stopped")
-                self._websockets.discard(ws)
-                self._counts["connections"] -= 1
+                await self._settings.handler(ws)
+                code = CloseCode.NORMAL
+            except BaseException as error:  # noqa: BLE001 - what is no fault is raised again
+                code, rest = self._judge(ws, error)
+                if rest is not None:
+                    raise rest from None
+            finally:
+                await self._close(ws, code)
         except BaseException as error:  # noqa: BLE001 - no connection may take the server down
             self._report("a connection failed", error)
+        finally:  # whatever stopped the handler, Ctrl-C at any point, ends the connection
+            ws.abort("the handler was stopped")
+            self._websockets.discard(ws)
+            self._counts["connections"] -= 1
 
     def _report(self, what: str, error: BaseException) -> bool:
         """Log what is a fault in *error*, returning whether anything is; raise the rest."""
@@ -201,51 +224,27 @@ class Server:
             raise rest
         return fault is not None
 
-    async def _host(self, ws: WebSocket, leftover: bytes) -> None:
-        self._counts["opened"] += 1
-        self._websockets.add(ws)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(ws.run, leftover)
-                try:
-                    await self._handle(ws)
-                finally:  # whatever stopped the handler, Ctrl-C at any point, ends the connection
-                    ws.abort("the handler was stopped")
-        finally:
-            self._websockets.discard(ws)
+    def _judge(self, ws: WebSocket, error: BaseException) -> tuple[CloseCode, BaseException | None]:
+        """Return what to close with after what a handler raised, and what is to be raised again.
 
-    async def _handle(self, ws: WebSocket) -> None:
-        """Run the handler, then close with the code that says how it ended."""
-        code = CloseCode.GOING_AWAY
-        try:
-            await self._settings.handler(ws)
-            code = CloseCode.NORMAL
-        except BaseException as error:  # noqa: BLE001 - what is no fault is raised again
-            fault, rest = sift(error)
-            if fault is not None:
-                code = self._judge(ws, fault)
-                del fault  # or it lives, with all that it came through, until the peer has closed
-            if rest is not None:
-                code = CloseCode.GOING_AWAY
-                raise rest from None
-        finally:
-            grace = self._settings.shutdown_grace if code == CloseCode.GOING_AWAY else math.inf
-            await self._close(ws, code, grace)
+        The rest, which is a fault, is logged, unless it only says that the connection has ended.
+        It is not held on to: it would live, with all that it came through, until the peer has
+        closed.
+        """
+        code = CloseCode.NORMAL
+        fault, rest = sift(error)
+        if fault is not None and (ws.is_open or not _is_only_the_end(fault)):
+            self._counts["handler_failures"] += 1
+            self._faults.report("a handler failed", fault)
+            code = CloseCode.INTERNAL_ERROR
+        return (code if rest is None else CloseCode.GOING_AWAY), rest
 
-    def _judge(self, ws: WebSocket, fault: Exception) -> CloseCode:
-        """Log what a handler raised, unless it only says that the connection has ended."""
-        if not ws.is_open and _is_only_the_end(fault):
-            return CloseCode.NORMAL
-        self._counts["handler_failures"] += 1
-        self._faults.report("a handler failed", fault)
-        return CloseCode.INTERNAL_ERROR
-
-    async def _close(self, ws: WebSocket, code: int, grace: float) -> None:
+    async def _close(self, ws: WebSocket, code: CloseCode) -> None:
         """Close in order even when cancelled; the deadline comes with the server's end."""
+        is_hurried = code == CloseCode.GOING_AWAY or self._is_stopping
+        grace = self._settings.shutdown_grace if is_hurried else math.inf
         with trio.CancelScope(shield=True) as farewell:
-            farewell.deadline = trio.current_time() + (
-                min(grace, self._settings.shutdown_grace) if self._is_stopping else grace
-            )
+            farewell.deadline = trio.current_time() + grace
             self._farewells.add(farewell)
             try:
                 await ws.aclose(code)
