@@ -605,7 +605,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         inbox = self._inbox
         if not inbox.items:
             self._ending.raise_ended()
-        item = inbox.items.popleft()
+        item = inbox.items.pop(0)
         if type(item) is not tuple and type(item) is not Message:
             inbox.octets -= item.size
             item = inbox.inflate(item)

@@ -9,7 +9,6 @@ sends many bombs holds up no one but that task, between two of whose checkpoints
 one message, and what is unread is as large as it was on the wire.
 """
 
-from collections import deque
 from typing import Any
 
 import trio
@@ -53,7 +52,9 @@ class Inbox:
         self._most_octets = limits.receive_queue_octets
         self._most_messages = limits.receive_queue_messages
         self._ending = ending
-        self.items: deque[Any] = deque()
+        # An empty deque takes 760 octets of every idle connection; to take the first of a list
+        # of 4,000 costs 0.2 µs more than of a deque.
+        self.items: list[Any] = []
         """Each a `Part`, `Deflated` or `Message`, or a plain tuple of what a `Message` is of."""
         self.sleeper: trio.lowlevel.Task | None = None
         """Who waits, to be woken by `wake`, and forgotten if cancelled."""
@@ -161,7 +162,7 @@ class Inbox:
 
     def take(self) -> Message | Part | Deflated:
         """Return the first of what is unread, of which there must be some."""
-        item = _named(self.items.popleft())
+        item = _named(self.items.pop(0))
         self.octets -= item.size
         if self.is_paused:
             self.read_on_if_there_is_room()
