@@ -117,12 +117,13 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         self._ending = Ending(driver)
         self._inbox = Inbox(driver, limits, self._ending)
         self._outbox = Outbox(driver, limits.send_queue_octets, self._ending)
-        self._pings = Pings()
         self.take_message = self._inbox.take_message
         """Takes a message that was received; for the driver."""
         self._scopes: tuple[trio.CancelScope, ...] = ()
         self._attached: tuple[Attached, ...] = ()
-        self._ended = trio.Event()
+        # Made when they are first needed: most connections only wait for messages.
+        self._pings_or_none: Pings | None = None
+        self._ended_or_none: trio.Event | None = None
 
     # Sending.
 
@@ -600,6 +601,19 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         self._cancel_scopes()
 
     # Inside.
+
+    @property
+    def _pings(self) -> Pings:
+        if self._pings_or_none is None:
+            self._pings_or_none = Pings()
+        return self._pings_or_none
+
+    @property
+    def _ended(self) -> trio.Event:
+        """Set once the transport has been dropped."""
+        if self._ended_or_none is None:
+            self._ended_or_none = trio.Event()
+        return self._ended_or_none
 
     def _take(self) -> str | bytes:
         inbox = self._inbox
