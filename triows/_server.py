@@ -37,7 +37,7 @@ from triows._options import Deflate, KeepAlive, Limits
 from triows._patience import PatientListener
 from triows._reactor import NO_LOOP, LoopStatistics, Terms
 from triows._spec import CloseCode
-from triows._stream import StreamDriver, socket_address
+from triows._stream import StreamDriver, local_address, socket_address
 from triows._warmup import warm_up_in_thread
 from triows._websocket import Opening, WebSocket
 
@@ -287,7 +287,7 @@ class Server:
         opening = Opening(
             request=handshake.request,
             subprotocol=subprotocol,
-            local=socket_address(stream, "getsockname"),
+            local=local_address(stream),
             remote=handshake.request.remote,
         )
         make_driver = partial(self._make_driver, stream, self._settings.make_deflate(handshake))

@@ -30,6 +30,7 @@ has to close in an orderly way, which is bounded by deadlines of its own.
 """
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable
@@ -468,6 +469,16 @@ def plain_descriptor(stream: trio.abc.Stream) -> int | None:
     if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
         return stream.socket.fileno()
     return None
+
+
+def local_address(stream: trio.abc.Stream) -> Any:
+    """Return this side's address; connections that have the same share one object."""
+    return _one_of_its_kind(socket_address(stream, "getsockname"))
+
+
+@functools.lru_cache(maxsize=256)
+def _one_of_its_kind(address: Any) -> Any:
+    return address
 
 
 def socket_address(stream: trio.abc.Stream, which: str) -> Any:
