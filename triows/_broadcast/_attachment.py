@@ -134,7 +134,7 @@ class Attachment:
                 driver.send_prepared(message)
             self._channel.admit(self)
             if isinstance(driver, Session) and driver.may_join:
-                driver.on_enter.append(self._move)
+                driver.on_enter += (self._move,)
 
     def _join(self, driver: Driver, greeting: list[PreparedMessage]) -> bool:
         if isinstance(driver, Session):

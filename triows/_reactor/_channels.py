@@ -82,6 +82,9 @@ class ChannelLoop(Loop):
         """Changes whenever what was sent has gone to the kernel or into its queues."""
         self.bell: Any = None
         """Called when there is something to send and no turn is being taken."""
+        # Methods are objects too: one for all sessions.
+        self.note_plain = self._note_send
+        self.note_masked = self._note_masked_send
 
     # For sessions.
 
@@ -108,7 +111,7 @@ class ChannelLoop(Loop):
                 self._replay()
             self._reap()
 
-    def note_masked_send(self, slot: int, session: int, payload: Octets, opcode: int) -> None:
+    def _note_masked_send(self, slot: int, session: int, payload: Octets, opcode: int) -> None:
         """Note a client's message, before whose payload there has to be room for a mask too."""
         self._arena += _MASK_GAP
         self._note_send(slot, session, payload, opcode)
@@ -331,7 +334,7 @@ class Session:
         self._on_end = on_end
         self.terms = terms
         is_client = terms is not None and terms.is_client
-        self._note = loop.note_masked_send if is_client else loop._note_send
+        self._note = loop.note_masked if is_client else loop.note_plain
         self._descriptor = descriptor
         self._sink = sink
         self.take_message: Any = None
@@ -344,9 +347,9 @@ class Session:
         self._is_cut = self._is_paused = self._compresses_parts = False
         self.deflate = deflate
         self._deflater = None if deflate is None else deflate.deflater
-        self._held: list[bytes] = []
+        self._held: list[bytes] | None = None
         self.number = 0
-        self.on_enter: list[Callable[[], None]] = []
+        self.on_enter: tuple[Callable[[], None], ...] = ()
         """Called once the loop serves it."""
         self.outcome: Closed | Failed | Lost | None = None
         """How the connection ended, or None while it has not."""
@@ -512,8 +515,7 @@ class Session:
             return None
         loop = self._loop
         loop.want(self._slot, s.PARTS)
-        held = b"".join(self._held) + loop.take_stored(self._slot)
-        self._held.clear()
+        held = self._with_held(loop.take_stored(self._slot))
         opcode = loop.word(self._slot, kernels.MESSAGE_OPCODE)
         kind = Deflated if loop.word(self._slot, kernels.MESSAGE_RSV) else Part
         return kind(held, opcode, is_last=False) if held else None
@@ -551,11 +553,10 @@ class Session:
             if is_last:
                 self.end_parts()
         elif not is_last:  # the loop did not know yet that no more parts are wanted
-            self._held.append(octets)
+            self._hold(octets)
             self._is_special = True
         else:
-            octets = b"".join((*self._held, octets))
-            self._held.clear()
+            octets = self._with_held(octets)
             self._is_special = self._is_cut
             payload_: str | bytes = str(octets, "utf-8") if kind == Opcode.TEXT else octets
             events.append(Message(payload_, len(octets)))
@@ -570,10 +571,20 @@ class Session:
             if self._gives_parts and is_last:
                 self.end_parts()
         elif not is_last:  # the loop did not know yet that no more parts are wanted
-            self._held.append(octets)
+            self._hold(octets)
         else:
-            events.append(Deflated(b"".join((*self._held, octets)), kind))
-            self._held.clear()
+            events.append(Deflated(self._with_held(octets), kind))
+
+    def _hold(self, octets: bytes) -> None:
+        """Keep a part until its message is whole."""
+        if self._held is None:
+            self._held = []
+        self._held.append(octets)
+
+    def _with_held(self, octets: bytes) -> bytes:
+        """Return what was held with what follows it, and hold nothing more."""
+        held, self._held = self._held, None
+        return octets if held is None else b"".join((*held, octets))
 
     def _conclude(self, outcome: Closed | Failed, events: list[Event]) -> None:
         if self.outcome is None:
@@ -638,6 +649,7 @@ class Session:
             discard(moved)
             self._lose(error)
             return False
+        self._descriptor = -1  # the loop has it
         self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
         put_in(self._loop, self._slot, moved)
         self._loop.want(self._slot, s.PARTS if self._gives_parts else 0)
