@@ -9,6 +9,8 @@ sends many bombs holds up no one but that task, between two of whose checkpoints
 one message, and what is unread is as large as it was on the wire.
 """
 
+import types
+from collections.abc import Generator
 from typing import Any
 
 import trio
@@ -128,16 +130,19 @@ class Inbox:
         """Let others receive."""
         self.is_reserved = False
 
-    async def wait(self) -> None:
+    @types.coroutine
+    def wait(self) -> Generator[Any, Any, None]:
         """Wait until there is something to take, or nothing will come; a checkpoint.
 
         Cancelling takes nothing.
         """
         if self.items or not self._ending.may_hear_more:
-            await checkpoint()
+            yield from checkpoint()
         else:
             self.sleeper = trio.lowlevel.current_task()
-            await park(self.parking)
+            outcome = yield self.parking  # `park` without the call
+            if outcome is not NOTHING:
+                outcome.unwrap()
 
     async def wait_for_parts(self) -> None:
         """As `wait`, for a message that is to come in parts, if it has not come whole.
