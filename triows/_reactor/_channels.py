@@ -285,7 +285,8 @@ class Session:
 
     Args:
         loop: that is to serve it.
-        descriptor: of the socket, past the opening handshake; owned from now on.
+        descriptor: of the socket, past the opening handshake; owned from now on, and by the loop
+            once it serves it.
         sink: takes the events.
         deflate: what messages are compressed with, if that was agreed on.
         terms: its own; by default it is a server's end, on those of the loop.
@@ -691,6 +692,7 @@ class Session:
         except OSError as error:
             self._lose(error)
             return False
+        self._descriptor = -1  # the loop has it
         self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
         for payload, opcode in early or ():
             self._note(self._slot, self.number, payload, opcode)
