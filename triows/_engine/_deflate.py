@@ -3,6 +3,7 @@
 Refuses to know frames and how the parameters were agreed on.
 """
 
+import functools
 from typing import Any
 
 from triows._engine import _contexts as contexts
@@ -98,6 +99,9 @@ class Deflater:
         return self._context
 
 
+_make_recipe = functools.lru_cache(Recipe)  # many connections have the same
+
+
 class PerMessageDeflate:
     """permessage-deflate of one connection (RFC 7692).
 
@@ -127,6 +131,6 @@ class PerMessageDeflate:
         (bits, takes_over), (peers_bits, peer_takes_over) = (
             (server, client) if is_server else (client, server)
         )
-        recipe = Recipe(settings.level, settings.memory_level, bits)
+        recipe = _make_recipe(settings.level, settings.memory_level, bits)
         self.deflater = Deflater(recipe, settings.threshold, takes_over=takes_over)
         self.inflater = Inflater(peers_bits, takes_over=peer_takes_over, most=limits.max_message)

@@ -27,6 +27,9 @@ MOST_FINAL_BLOCKS: Final = 64
 
 _MOST_PIECES: Final = 64
 
+_END: Final = TAIL + FINAL
+"""What a message that stands alone is given to end with."""
+
 
 class InflateError(ProtocolError):
     """A compressed message is not what it should be.
@@ -72,8 +75,7 @@ class Inflater:
         self.takes_over = takes_over
         self._bits = bits
         self._most = most
-        self._ending = TAIL if takes_over else TAIL + FINAL
-        self._window = _Window(1 << bits)
+        self._ending = TAIL if takes_over else _END
         self._context: Any = None
         self.discard()
 
@@ -141,7 +143,7 @@ class Inflater:
         """Forget the message under way, and every context."""
         self._context = None
         self._input = b""
-        self._window.clear()
+        self._window: _Window | None = None
         self._at = self._given = self._final_blocks = 0
         self._is_last = self.has_more = False
 
@@ -152,6 +154,8 @@ class Inflater:
             octets: bytes = context.decompress(piece, room)
         except DEFLATE_ERROR:
             self._refuse(kernels.INVALID_DEFLATE)
+        if self._window is None:
+            self._window = _Window(1 << self._bits)
         self._window.note(octets)
         if context.eof:
             self._at += len(piece) - len(context.unused_data)
@@ -170,6 +174,7 @@ class Inflater:
         self._final_blocks += 1
         if self._final_blocks > MOST_FINAL_BLOCKS:
             self._refuse(kernels.INVALID_DEFLATE)
+        assert self._window is not None  # it was told what this stream gave
         self._context = make_inflater(self._bits, self._window.octets())
 
     def _finish(self) -> None:
@@ -198,10 +203,6 @@ class _Window:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget them."""
         self._pieces: list[bytes] = []
         self._held = 0
 

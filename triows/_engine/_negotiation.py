@@ -5,6 +5,7 @@ server declines it and looks at the next (§5.1). An answer that breaks one is: 
 cannot go on then.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
@@ -41,6 +42,9 @@ class DeflateParameters:
 
     client_max_window_bits: int = MOST_BITS
     """How far back what the client sends refers at most."""
+
+
+_make_parameters = functools.lru_cache(256)(DeflateParameters)  # many connections have the same
 
 
 def offer_for(settings: Deflate) -> str:
@@ -131,7 +135,7 @@ def _agree(offer: _Given, settings: Deflate) -> DeflateParameters | None:
     client_bits = offer.get("client_max_window_bits")
     if client_bits is None and settings.client_max_window_bits < MOST_BITS:
         return None  # "MUST NOT include ... if the received offer does not" (§7.1.2.2)
-    return DeflateParameters(
+    return _make_parameters(
         server_no_context_takeover="server_no_context_takeover" in offer
         or not settings.server_context_takeover,
         client_no_context_takeover="client_no_context_takeover" in offer
@@ -166,7 +170,7 @@ def _answers(answer: _Given, offered: Deflate) -> bool:
 
 def _settle(answer: _Given, offered: Deflate) -> DeflateParameters:
     """Say what a client keeps to: what the server answered, and its own settings."""
-    return DeflateParameters(
+    return _make_parameters(
         server_no_context_takeover="server_no_context_takeover" in answer,
         client_no_context_takeover="client_no_context_takeover" in answer
         or not offered.client_context_takeover,
