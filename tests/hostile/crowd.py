@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("measured_server.py")
 PATIENCE = 60.0
 """Seconds after which a server that says nothing is taken to hang."""
+SETTLING = 0.05
+"""Seconds in which a task that is not over makes a difference: it needs some scheduling passes."""
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -37,7 +39,7 @@ class MeasuredServer:
     """`measured_server` in a process of its own.
 
     Args:
-        kind: ``reactor`` or ``stream``.
+        kind: of the server, see there.
         threads: of the reactor.
         hosts: addresses to listen on; several, since each has no more than 28,000 ports.
     """
@@ -69,6 +71,7 @@ class MeasuredServer:
         deadline = time.monotonic() + PATIENCE
         seen = self.measure()
         while True:
+            time.sleep(SETTLING)
             before, seen = seen, self.measure()
             if seen["connections"] == connections and seen["tasks"] == before["tasks"]:
                 return seen

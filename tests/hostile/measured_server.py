@@ -1,7 +1,8 @@
 """A server in a process of its own, which tells what it holds.
 
-A script. Its arguments: ``reactor`` or ``stream``, how many threads, and the addresses to
-listen on. It prints one line of JSON once it listens, and one for each line that it reads;
+A script. Its arguments: ``reactor`` for a server without tasks, one of `WITH_TASKS` for one
+with a task for each connection; how many threads the first has; and the addresses to listen
+on. It prints one line of JSON once it listens, and one for each line that it reads;
 it ends with its input.
 """
 
@@ -25,6 +26,20 @@ async def echo(ws):
     """Send every message back."""
     async for message in ws:
         await ws.send(message)
+
+
+async def echo_each(ws):
+    """Do the same without a loop over the messages."""
+    while True:
+        await ws.send(await ws.receive())
+
+
+WITH_TASKS = {
+    "tasks": (echo, "reactor"),
+    "receivers": (echo_each, "reactor"),
+    "stream": (echo, "stream"),
+}
+"""Handlers and drivers."""
 
 
 def count_descriptors():
@@ -85,10 +100,10 @@ async def serve_by_reactor(threads, hosts):
         await answer(listening, count)
 
 
-async def serve_by_streams(hosts):
-    """Serve an echo by the stream driver."""
+async def serve_with_tasks(handler, driver, hosts):
+    """Serve by a task for each connection."""
     async with trio.open_nursery() as nursery:
-        start = partial(triows.serve, echo, 0, shutdown_grace=0.1)
+        start = partial(triows.serve, handler, 0, driver=driver, shutdown_grace=0.1)
         servers = [await nursery.start(partial(start, host=host)) for host in hosts]
 
         def count():
@@ -108,7 +123,7 @@ def main():
     if kind == "reactor":
         trio.run(serve_by_reactor, int(threads), hosts)
     else:
-        trio.run(serve_by_streams, hosts)
+        trio.run(serve_with_tasks, *WITH_TASKS[kind], hosts)
 
 
 if __name__ == "__main__":

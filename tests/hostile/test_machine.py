@@ -32,7 +32,10 @@ SPIN = 0.3
 """The part of a CPU that a server which only waits must not use."""
 
 
-@pytest.fixture(params=[("reactor", 0), ("reactor", 1), ("stream", 0)], ids=lambda one: str(one[0]))
+KINDS = [("reactor", 0), ("reactor", 1), ("tasks", 0), ("stream", 0)]
+
+
+@pytest.fixture(params=KINDS, ids=lambda one: str(one[0]))
 def server(request: pytest.FixtureRequest) -> Iterator[MeasuredServer]:
     """A server in a process of its own."""
     server = MeasuredServer(*request.param)
