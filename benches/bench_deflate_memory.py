@@ -1,23 +1,26 @@
-"""What an idle connection takes that has sent and received a compressed message (RFC 7692).
+"""What an idle connection takes, with and without compression (RFC 7692).
 
     python benches/bench_deflate_memory.py --output benches/results/deflate-memory.json
 
 The memory that the server's process has resident, before and after so many connections have
-come, each with one message of JSON echoed; the kernel's own is not in it. Linux only.
+come, each with one message of JSON echoed, which its handler has still got; the kernel's own
+is not in it. Linux only.
 """
 
 import argparse
 import contextlib
 import resource
+import socket
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from bench_deflate import OFFER, build_frame, learn, make_message, peer
+import numpy as np
+from bench_deflate import OFFER, build_frame, learn, make_message, peer, receive_exactly
 from bench_echo import Server, running
-from load import upgrade
+from load import header, upgrade
 from surroundings import describe, keep
 
 OFFERS = {
@@ -33,6 +36,16 @@ def resident(server: Server) -> int:
     return pages * resource.getpagesize()
 
 
+def exchange(message: bytes, key: bytes, sock: socket.socket) -> None:
+    """Have *message* echoed as it is."""
+    size = len(message)
+    mask = np.resize(np.frombuffer(key, np.uint8), size)
+    masked = (np.frombuffer(message, np.uint8) ^ mask).tobytes()
+    sock.sendall(header(size, masked=True) + key + masked)
+    reply = header(size, masked=False) + message
+    assert receive_exactly(sock, len(reply)) == reply
+
+
 def measure(server: Server, offer: str, count: int) -> float:
     """Return what each of *count* connections takes, in octets."""
     chance = Random(7692)
@@ -42,9 +55,11 @@ def measure(server: Server, offer: str, count: int) -> float:
             for _ in range(number):
                 sock = upgrade(server.host, server.port, fields=offer)
                 stack.enter_context(sock)
+                message, key = make_message(chance), chance.randbytes(4)
                 if offer:
-                    message = make_message(chance)
-                    learn(server, message, build_frame(message, chance.randbytes(4)), sock)
+                    learn(server, message, build_frame(message, key), sock)
+                else:
+                    exchange(message, key, sock)
 
         connect(count // 4)  # what the first ones cost once
         time.sleep(0.5)
