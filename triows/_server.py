@@ -178,17 +178,22 @@ class Server:
         self.nursery.start_soon(self._live, ws, name="triows connection")
         return True
 
+    @trio.lowlevel.enable_ki_protection  # a task that is half started is never ended
     async def _host(self, ws: WebSocket, leftover: bytes) -> None:
         """Serve and handle a connection in this task and one beside it."""
         self._note_opened(ws)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ws.run, leftover)
-            await self._live(ws)
+            try:
+                await self._live(ws)
+            finally:  # wherever Ctrl-C struck there: else this would wait for the peer
+                ws.abort("the handler was stopped")
 
     def _note_opened(self, ws: WebSocket) -> None:
         self._counts["opened"] += 1
         self._websockets.add(ws)
 
+    @trio.lowlevel.disable_ki_protection
     async def _live(self, ws: WebSocket) -> None:
         """Run the handler, then close with the code that says how it ended.
 
