@@ -340,14 +340,19 @@ def test_a_crowd(hall):
     assert hear_all(hall.pair, left) == [build_frame(TEXT, b"p")] * len(left)
 
 
-def test_a_callback_that_publishes_and_answers(open_hall, channel):
-    """What it publishes before its echo comes before it, what it publishes after, after."""
+@pytest.mark.parametrize("echoes_first", [False, True])
+def test_a_callback_that_publishes_and_answers(open_hall, channel, echoes_first):
+    """What it publishes comes between what it sends before and after; its echo comes last."""
 
     def frame(conn, payload, _opcode):
+        if echoes_first:
+            conn.echo()
         conn.send("first")
         channel.publish_nowait(bytes(payload))
         conn.send("second")
-        conn.echo()
+        channel.publish_nowait("third")
+        if not echoes_first:
+            conn.echo()
 
     hall = open_hall("callback", frame=frame)
     one, other = hall.pair.connect(), hall.pair.connect()
@@ -355,8 +360,9 @@ def test_a_callback_that_publishes_and_answers(open_hall, channel):
     one.send(masked(BINARY, b"x"))
     came_one, came_other = hear_all(hall.pair, [one, other])
 
-    assert frames(came_one) == [(TEXT, b"first"), (BINARY, b"x"), (TEXT, b"second"), (BINARY, b"x")]
-    assert frames(came_other) == [(BINARY, b"x")]
+    sent = [(TEXT, b"first"), (BINARY, b"x"), (TEXT, b"second"), (TEXT, b"third")]
+    assert frames(came_one) == [*sent, (BINARY, b"x")]
+    assert frames(came_other) == [(BINARY, b"x"), (TEXT, b"third")]
 
 
 def test_closing_comes_behind_what_was_published(open_hall, channel):

@@ -169,7 +169,7 @@ class Connection:
         """Send the message being handled back, as it is when the callback returns.
 
         In place, without a copy, unless it came compressed, and behind whatever the callback
-        sends.
+        sends and publishes.
 
         Raises:
             RuntimeError: this is not in an ``on_frame`` of this connection.
