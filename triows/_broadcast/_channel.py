@@ -281,12 +281,17 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
                 those before it were published.
         """
         self._check_open()
-        for i, item in enumerate(items):
+        if self._turn.locked():
+            return 0
+        done = 0
+        for item in items:
             entry = self._make_entry(item)
-            if self._turn.locked() or not self._has_room(entry.size):
-                return i
+            if not self._has_room(entry.size):
+                break
             self._deliver(entry)
-        return len(items)
+            done += 1
+        self._troupe.hasten()
+        return done
 
     @asynccontextmanager
     async def open_publisher(self, capacity: int = 1_024) -> AsyncIterator[Publisher[T]]:

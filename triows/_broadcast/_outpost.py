@@ -105,6 +105,9 @@ class Outpost:
             self._is_full |= not has_room
         return has_room
 
+    def hasten(self) -> None:
+        """Do nothing: the loop's thread waits for no more."""
+
     def skip(self, count: int) -> None:
         """See `Topic.skip`."""
         self.order(partial(self._skip, count))

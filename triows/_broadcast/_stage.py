@@ -20,6 +20,9 @@ class Audience(Protocol):
     def has_room(self, size: int) -> bool:
         """Say whether none has to be waited for with an item of *size* octets."""
 
+    def hasten(self) -> None:
+        """Take note that no more is about to be published: what was can go."""
+
     def skip(self, count: int) -> None:
         """Tell them that so many items are missing."""
 
@@ -95,6 +98,11 @@ class Troupe:
             if not audience.has_room(size):
                 return False
         return True
+
+    def hasten(self) -> None:
+        """See `Audience.hasten`."""
+        for audience in self.audiences:
+            audience.hasten()
 
     def skip(self, count: int) -> None:
         """Tell all members that so many items are missing."""

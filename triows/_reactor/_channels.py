@@ -820,7 +820,7 @@ class ChannelDriver(InlineDriver):
                 self._sleeper = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._forget)
             self._has_rung = False
-            if self._loop.fan.noted:
+            if self._loop.fan.noted and not self._loop.fan.is_whole:
                 await self._let_publish(MANY)
             self._loop.settle()
 

@@ -42,6 +42,8 @@ class Fan:
         """Topics with a batch to be sent."""
         self.gathered = 0
         """Messages in those batches."""
+        self.is_whole = False
+        """Whether no more messages are to be expected soon."""
         self._batched: list[Topic] = []
         self._batches: list[bytearray] = []
         self._is_attending = False
@@ -216,6 +218,7 @@ class Fan:
         words = self._loop._words
         self._batched, self.noted = self.noted, []
         self.gathered = 0
+        self.is_whole = False
         for i, topic in enumerate(self._batched):
             batch = topic.take_batch()
             at = s.BATCHES + s.BATCH_FIELDS * i

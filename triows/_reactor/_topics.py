@@ -229,6 +229,11 @@ class Topic:
         if self._is_heard:
             self.stage.relay(self, [entry])
 
+    def hasten(self) -> None:
+        """Take note that no more is about to be published: what was can go."""
+        if self._entries:
+            self._fan.is_whole = True
+
     def skip(self, count: int) -> None:
         """Tell every member that *count* items were lost before they came to the channel."""
         self._fan.flush()

@@ -7,9 +7,7 @@ connection whether the batch under way had arrived, and Redis tells by the numbe
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any, Final
-
-import attrs
+from typing import Any, Final, NamedTuple
 
 from triows.redis._wire import Parcel, encode, pack_bundle
 
@@ -27,8 +25,7 @@ MOST_LOST: Final = 10_000
 """Rooms of which it is remembered how many items were dropped; those whose loss is newest."""
 
 
-@attrs.frozen
-class Outgoing:
+class Outgoing(NamedTuple):
     """An item that waits to be published."""
 
     room: str
@@ -119,6 +116,9 @@ class Outbox:
         return self._sent.get(room, ())
 
     def _fill(self) -> None:
+        if len(self._waiting) <= LARGEST_BATCH and self.octets <= LARGEST_BATCH_OCTETS:
+            self._under_way, self._waiting = list(self._waiting), deque()
+            return
         octets = 0
         while self._waiting and len(self._under_way) < LARGEST_BATCH:
             self._under_way.append(self._waiting.popleft())

@@ -8,9 +8,7 @@ in the room's order.
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
-
-import attrs
+from typing import Any, Final, NamedTuple
 
 _HEAD: Final = struct.Struct(">16sI")
 _PIECE: Final = struct.Struct(">QIc")
@@ -18,9 +16,8 @@ _TEXT: Final = b"t"
 _BINARY: Final = b"b"
 
 
-@attrs.frozen
-class Parcel:
-    """An item on its way."""
+class Parcel(NamedTuple):
+    """An item on its way; a tuple, as one is made for each."""
 
     process: bytes
     """Whose it is: 16 octets."""
