@@ -5,6 +5,8 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+import trio
+import trio.testing
 
 import triows
 from tests.naive_reception import build_fragments, build_frame, parse_frames
@@ -12,7 +14,8 @@ from triows._engine import Closed, Failed, Lost, Message, Part, Ponged
 from triows._kernels import _goodbye, _outlet, _system
 from triows._kernels import slots as s
 from triows._kernels._registry import JIT
-from triows._reactor import ChannelLoop, Session, Terms
+from triows._reactor import ChannelDriver, ChannelLoop, Session, Terms
+from triows._reactor._channels import WORTH_A_PASS
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 KEY = b"\x11\x22\x33\x44"
@@ -108,6 +111,37 @@ def masked(opcode, payload=b"", **options):
 def joined(opcode, pieces):
     """A client's fragments of one message."""
     return b"".join(build_fragments(opcode, pieces, key=KEY))
+
+
+async def test_a_batch_waits_for_nothing_that_may_follow(warm):
+    """To many, what is published is sent some passes later, with more; a batch in the next one."""
+    loop, channel = ChannelLoop(triows.Limits(), triows.KeepAlive()), triows.BroadcastChannel()
+    peers = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ChannelDriver(loop, grace=0.0).run)
+        for _ in range(WORTH_A_PASS):
+            peer, theirs = socket.socketpair()
+            peers.append(peer)
+            session = Session(loop, theirs.detach(), Sink())
+            session.start(b"")
+            loop.fan.join(channel.stage(), session._slot, session.number, channel.make_place())
+        await trio.testing.wait_all_tasks_blocked()
+
+        channel.publish_nowait("one")
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        assert loop.fan.noted
+        await trio.testing.wait_all_tasks_blocked()
+        assert not loop.fan.noted
+        assert channel.publish_batch(["two", "three"]) == 2
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        assert not loop.fan.noted
+        nursery.cancel_scope.cancel()
+    for peer in peers:
+        came = peer.recv(1 << 20)
+        assert [payload for _, payload in parse_frames(came)][:3] == [b"one", b"two", b"three"]
+        peer.close()
 
 
 def test_messages_are_delivered_and_sent(start):

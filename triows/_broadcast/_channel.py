@@ -288,7 +288,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
             entry = self._make_entry(item)
             if not self._has_room(entry.size):
                 break
-            self._deliver(entry)
+            self._give(entry)
             done += 1
         self._troupe.hasten()
         return done
@@ -383,6 +383,15 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
 
     def _deliver(self, entry: Entry, origin: Audience | None = None) -> Delivery:
         """Give an entry to all, but to those whom it comes from."""
+        count, dropped, closed = self._give(entry, origin)
+        if dropped or closed:
+            return Delivery(count - dropped - closed, dropped, closed)
+        if self._to_all.delivered != count:
+            self._to_all = Delivery(count)
+        return self._to_all
+
+    def _give(self, entry: Entry, origin: Audience | None = None) -> tuple[int, int, int]:
+        """Do what `_deliver` does; returns as `Audience.publish`."""
         self._number += 1
         self._counts.published += origin is None
         entry.number, entry.epoch = self._number, self._epoch
@@ -393,11 +402,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
             count += offered
             dropped += lost
             closed += cut_off
-        if dropped or closed:
-            return Delivery(count - dropped - closed, dropped, closed)
-        if self._to_all.delivered != count:
-            self._to_all = Delivery(count)
-        return self._to_all
+        return count, dropped, closed
 
     def _offer(self, entry: Entry) -> tuple[int, int, int]:
         """Give an entry to the channel's own members; returns as `Audience.publish`."""

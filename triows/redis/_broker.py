@@ -178,7 +178,8 @@ class RedisBroker:
         return False
 
     def _publish(self, node: Node, found: Room | None, room: str, item: Any) -> Delivery:
-        room.encode()
+        if found is None:
+            room.encode()
         parcel = node.publish(room, self._serial + 1, item)
         self._serial += 1
         if found is not None and not node.is_up:

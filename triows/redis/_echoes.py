@@ -6,6 +6,7 @@ are not given them again.
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from triows.redis._wire import Parcel
 
@@ -23,7 +24,8 @@ class Echoes:
         self._had: OrderedDict[int, None] = OrderedDict()  # given here, and not come back yet
         self._last_had = self._last_heard = since
         self._dropped = 0  # given here, and no one else will ever have them
-        self._unheard: deque[Parcel] = deque()  # taken by Redis, and not come back yet
+        # Batches taken by Redis of which not all has come back yet.
+        self._unheard: deque[Sequence[Parcel]] = deque()
 
     @property
     def is_clear(self) -> bool:
@@ -33,12 +35,12 @@ class Echoes:
     def expect(self, parcels: Sequence[Parcel]) -> None:
         """Note that Redis has taken items."""
         if parcels and parcels[-1].serial > self._last_heard:
-            self._unheard.extend(one for one in parcels if one.serial > self._last_heard)
+            self._unheard.append(parcels)
 
     def hear(self, serial: int) -> bool:
         """Note that an item has come back; gives whether subscribers here have had it."""
         self._last_heard = max(serial, self._last_heard)
-        while self._unheard and self._unheard[0].serial <= serial:
+        while self._unheard and self._unheard[0][-1].serial <= serial:
             self._unheard.popleft()
         while self._had:
             first = next(iter(self._had))
@@ -60,8 +62,8 @@ class Echoes:
         Args:
             waiting: what Redis has not taken, in order.
         """
-        for parcel in (*self._unheard, *waiting):
-            if parcel.serial > self._last_had:
+        for parcel in chain(*self._unheard, waiting):
+            if parcel.serial > max(self._last_had, self._last_heard):
                 self.give(parcel)
                 yield parcel
         self._unheard.clear()

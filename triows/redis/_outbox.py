@@ -15,7 +15,7 @@ LARGEST_BATCH: Final = 1_000
 """Items that are published at once."""
 
 LARGEST_BATCH_OCTETS: Final = 2**20
-"""Octets of them, but for the last one."""
+"""Octets of them, as they count while they wait, but for the last one."""
 
 OVERHEAD: Final = 25
 """Octets that an item counts for besides its own."""
@@ -50,6 +50,7 @@ class Outbox:
         self._lost: OrderedDict[str, int] = OrderedDict()  # of each room, before what waits
         self._waiting: deque[Outgoing] = deque()
         self._under_way: list[Outgoing] = []
+        self._octets_under_way = 0
         self._arguments: list[Any] = []  # of the batch under way
         self._sent: dict[str, list[Parcel]] = {}  # in the batch that was begun last
 
@@ -117,18 +118,20 @@ class Outbox:
 
     def _fill(self) -> None:
         if len(self._waiting) <= LARGEST_BATCH and self.octets <= LARGEST_BATCH_OCTETS:
-            self._under_way, self._waiting = list(self._waiting), deque()
+            self._under_way, self._waiting = [*self._waiting], deque()
+            self._octets_under_way = self.octets
             return
-        octets = 0
+        self._octets_under_way = 0
         while self._waiting and len(self._under_way) < LARGEST_BATCH:
             self._under_way.append(self._waiting.popleft())
-            octets += len(self._under_way[-1].octets)
-            if octets >= LARGEST_BATCH_OCTETS:
+            self._octets_under_way += len(self._under_way[-1].octets) + OVERHEAD
+            if self._octets_under_way >= LARGEST_BATCH_OCTETS:
                 break
 
     def end_batch(self) -> dict[str, list[Parcel]]:
         """Take out what Redis has taken, and return it by rooms."""
-        self.octets -= sum(len(one.octets) + OVERHEAD for one in self._under_way)
+        self.octets -= self._octets_under_way
+        self._octets_under_way = 0
         self._under_way, self._arguments = [], []
         return self._sent
 
