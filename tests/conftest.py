@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import attrs
+import hypothesis
 import pytest
 import trio
 import trustme
@@ -28,6 +29,9 @@ from tests.conformance.transports import (
 )
 from tests.not_over_the_reactor import NOT_OVER_THE_REACTOR
 from tests.sessions import close_pairs
+
+hypothesis.settings.register_profile("triows", deadline=None)  # others use the machine too
+hypothesis.settings.load_profile("triows")
 
 
 @attrs.frozen

@@ -462,7 +462,7 @@ class BroadcastMachine(RuleBasedStateMachine):
 class TestEveryPolicy(BroadcastMachine.TestCase):
     """Every policy is as its model."""
 
-    settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+    settings = settings(max_examples=120, stateful_step_count=30)
 
 
 @pytest.mark.slow
@@ -470,4 +470,4 @@ class TestEveryPolicy(BroadcastMachine.TestCase):
 class TestEveryPolicyAtLength(BroadcastMachine.TestCase):
     """Every policy is as its model, for longer."""
 
-    settings = settings(max_examples=250, stateful_step_count=60, deadline=None)
+    settings = settings(max_examples=250, stateful_step_count=60)

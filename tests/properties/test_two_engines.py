@@ -215,4 +215,4 @@ class Network(RuleBasedStateMachine):
 
 
 TestNetwork = Network.TestCase
-TestNetwork.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestNetwork.settings = settings(max_examples=100, stateful_step_count=50)
