@@ -80,9 +80,18 @@ def build_frame(message: bytes, key: bytes) -> bytes:
     payload = (deflater.compress(message) + deflater.flush(zlib.Z_SYNC_FLUSH)).removesuffix(TAIL)
     size = len(payload)
     assert 126 <= size < 65_536, size
-    mask = np.resize(np.frombuffer(key, np.uint8), size)
-    masked = (np.frombuffer(payload, np.uint8) ^ mask).tobytes()
-    return bytes([TEXT_COMPRESSED, 0x80 | 126]) + size.to_bytes(2, "big") + key + masked
+    return (
+        bytes([TEXT_COMPRESSED, 0x80 | 126])
+        + size.to_bytes(2, "big")
+        + key
+        + mask_payload(payload, key)
+    )
+
+
+def mask_payload(payload: bytes, key: bytes) -> bytes:
+    """Mask a payload with *key*, 4 octets (RFC 6455 §5.3)."""
+    keys = np.resize(np.frombuffer(key, np.uint8), len(payload))
+    return (np.frombuffer(payload, np.uint8) ^ keys).tobytes()
 
 
 def receive_exactly(sock: socket.socket, size: int) -> bytes:

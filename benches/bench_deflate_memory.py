@@ -17,8 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-import numpy as np
-from bench_deflate import OFFER, build_frame, learn, make_message, peer, receive_exactly
+from bench_deflate import (
+    OFFER,
+    build_frame,
+    learn,
+    make_message,
+    mask_payload,
+    peer,
+    receive_exactly,
+)
 from bench_echo import Server, running
 from load import header, upgrade
 from surroundings import describe, keep
@@ -39,9 +46,7 @@ def resident(server: Server) -> int:
 def exchange(message: bytes, key: bytes, sock: socket.socket) -> None:
     """Have *message* echoed as it is."""
     size = len(message)
-    mask = np.resize(np.frombuffer(key, np.uint8), size)
-    masked = (np.frombuffer(message, np.uint8) ^ mask).tobytes()
-    sock.sendall(header(size, masked=True) + key + masked)
+    sock.sendall(header(size, masked=True) + key + mask_payload(message, key))
     reply = header(size, masked=False) + message
     assert receive_exactly(sock, len(reply)) == reply
 
