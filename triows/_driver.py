@@ -43,6 +43,10 @@ class Sink(Protocol):
     def take_message(self) -> Callable[[str | bytes, int], None]:
         """Takes a message and its octets on the wire, as `deliver` does an event."""
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether something that it took has not been received from it yet."""
+
     def deliver(self, events: Iterable[Event]) -> None:
         """Take what was received, in order; must not block."""
 

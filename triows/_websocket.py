@@ -569,6 +569,11 @@ class WebSocket(trio.abc.Channel[str | bytes]):
         if inbox.items:
             inbox.wake()
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether something is to be received that came before; for the driver."""
+        return bool(self._inbox.items)
+
     def make_room(self) -> None:
         """Take note that octets have left, or never will; for the driver."""
         self._outbox.make_room()

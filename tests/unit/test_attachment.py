@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import random
 import socket
 
 import attrs
@@ -223,6 +224,19 @@ async def test_a_client_publishes_to_its_server_too(party, nursery):
         with channel.attach(ws):
             channel.publish_nowait("hello")
             assert await server_side.receive() == "hello"
+        server_side.abort("done")
+
+
+async def test_a_burst_of_a_client_comes_whole(party):
+    """More than may be unsent at a time, all of which the kernel takes at once: it goes on."""
+    channel = BroadcastChannel[bytes]()
+    items = [random.Random(number).randbytes(1_000) for number in range(150)]  # incompressible
+    async with triows.open_websocket(f"ws://127.0.0.1:{party.server.port}") as ws:
+        server_side = await party.arrivals.receive()
+        with channel.attach(ws):
+            for item in items:
+                channel.publish_nowait(item)
+            assert [await server_side.receive() for _ in items] == items
         server_side.abort("done")
 
 

@@ -1,6 +1,8 @@
 """The passes of Trio's that go by between two turns of a loop with a task per connection."""
 
+import contextlib
 import os
+import random
 from functools import partial
 
 import pytest
@@ -32,6 +34,53 @@ async def test_answers_to_what_came_together_leave_together(warm: None, nursery:
     sends, answers = await exchange(echo, nursery, 16)
     assert answers == [str(number) for number in range(16)]
     assert sends <= 8  # 16 without; 1 unless this machine is slow
+
+
+async def test_answers_of_several_connections_leave_together(warm: None, nursery: trio.Nursery):
+    """Their tasks take turns, so that no two sends of one follow each other."""
+    server: triows.Server = await nursery.start(partial(triows.serve, echo, 0))
+    async with contextlib.AsyncExitStack() as stack:
+        url = f"ws://127.0.0.1:{server.port}/"
+        clients = [await stack.enter_async_context(triows.open_websocket(url)) for _ in range(4)]
+        before = server.statistics().loop.sends
+        for number in range(16):
+            for ws in clients:
+                ws.send_nowait(str(number))
+        for ws in clients:
+            assert [await ws.receive() for _ in range(16)] == [str(n) for n in range(16)]
+        sends = server.statistics().loop.sends - before
+    assert sends <= 32  # 64 without; 4 unless this machine is slow
+
+
+async def test_answers_to_more_than_a_turn_takes_leave_several_at_a_time(
+    warm: None, nursery: trio.Nursery
+):
+    """Tasks that are at it for long are sent for by the flusher, which knows that more comes."""
+    sends, answers = await exchange(echo, nursery, 250)
+    assert answers == [str(number) for number in range(250)]
+    assert sends <= 125
+
+
+async def test_a_task_that_waits_for_room_goes_on_when_what_it_sent_has_left(
+    warm: None, nursery: trio.Nursery
+):
+    """Answers larger than what may be unsent, to messages that came together.
+
+    The kernel takes each at once, so that no queue is ever seen to shrink.
+    """
+    payload = random.Random(1).randbytes(2_000)  # incompressible
+
+    async def answer(ws: triows.WebSocket) -> None:
+        async for _ in ws:
+            await ws.send(payload)
+
+    limits = triows.Limits(send_queue_octets=1_000)
+    server: triows.Server = await nursery.start(partial(triows.serve, limits=limits), answer, 0)
+    async with triows.open_websocket(f"ws://127.0.0.1:{server.port}/") as ws:
+        for number in range(16):
+            ws.send_nowait(str(number))
+        with trio.fail_after(10):
+            assert [await ws.receive() for _ in range(16)] == [payload] * 16
 
 
 async def test_answers_that_take_time_do_not_hold_others_up(warm: None, nursery: trio.Nursery):

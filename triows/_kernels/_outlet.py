@@ -168,12 +168,15 @@ def emit(
 
 @kernel("int64(int64[::1], int64[::1], int32[::1], int64)", inner=True)
 def flush(loop: Integers, row: Integers, event: Words, slot: int) -> int:
-    """Send what the kernel takes of the queue, which is not empty; returns 0, or BROKEN."""
+    """Send what the kernel takes of the queue, which is not empty; returns 0, or BROKEN.
+
+    Where the peer was waited for, that it takes something is a sign of its life.
+    """
     held = block(row[QUEUE], row[QUEUE_ROOM])
     sent = send_now(loop, row, held, row[QUEUE_START], row[QUEUE_SIZE])
     if sent < 0:
         return BROKEN
-    if sent > 0:  # a sign of life: the peer reads
+    if sent > 0 and row[INTEREST] & EPOLLOUT:
         row[HEARD] = loop[NOW]
         row[IS_PINGING] = 0
     row[QUEUE_START] += sent

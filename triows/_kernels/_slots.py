@@ -54,6 +54,7 @@ NEXT_DIRTY: Final = STATE_SIZE + 29  # as DIRTY, which it follows; 0 if it is no
 NEXT_THIRSTY: Final = STATE_SIZE + 30  # as THIRSTY, which it follows; 0 if it is not in that list
 PONGS_QUEUED: Final = STATE_SIZE + 31  # octets of Pongs queued since the queue was last empty
 LAST_PONG: Final = STATE_SIZE + 32  # octets of one that may be replaced, at the queue's end, or 0
+LAST_SEND: Final = STATE_SIZE + 33  # the last of the sends being replayed that goes to it
 SLOT_SIZE: Final = STATE_SIZE + 34  # whole lines
 
 LINE: Final = 8
@@ -198,6 +199,9 @@ PART: Final = 16
 
 UNFINISHED: Final = 0x100  # in a send's opcode: the frame is not its message's last
 COMPRESSED: Final = 0x40  # in a send's opcode: RSV1, which its frame is to have (RFC 7692 §6)
+
+MERGED_MOST: Final = 2**16
+"""Octets of a connection's sends that are put together, where others' are between them."""
 
 BATCH_BLOCKS: Final = 2**23  # octets of blocks with which no other socket is served
 

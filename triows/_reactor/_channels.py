@@ -76,8 +76,8 @@ class ChannelLoop(Loop):
         self._slot_words = self._slots.data.cast("B").cast("q")
         self._sessions_by_slot: list[Session | None] = []
         self._count = 0
-        self.receivers = 0
-        """How many channels were given something by the last turn."""
+        self._inquirers: dict[Session, None] = {}
+        self._is_telling = False
         self.epoch = 0
         """Changes whenever what was sent has gone to the kernel or into its queues."""
         self.bell: Any = None
@@ -125,6 +125,17 @@ class ChannelLoop(Loop):
     def answered(self) -> int:
         """How many messages were sent since, to one connection each."""
         return len(self._sends) // s.SEND_FIELDS
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether who sent the last of them has more messages that may be answered."""
+        sends = self._sends
+        session = self._sessions_by_slot[sends[s.SEND_SLOT - s.SEND_FIELDS]] if sends else None
+        return session is not None and session.has_unread
+
+    def tell_room(self, session: "Session") -> None:
+        """Have `Sink.make_room` called once what was noted has left: the kernel may take it all."""
+        self._inquirers[session] = None
 
     def word(self, slot: int, column: int) -> int:
         """Return a word of a slot."""
@@ -182,6 +193,8 @@ class ChannelLoop(Loop):
             served = super().take_turns(timeout, 1)
             if self._words[s.ROW_COUNT]:
                 self._serve_rows()
+            if self._inquirers:  # only now: what they send may take the rows' place
+                self._tell_inquirers()
             if self._words[s.HAS_NEWS]:
                 self.fan.attend()
             if self._words[s.GONE] >= 0:
@@ -206,6 +219,24 @@ class ChannelLoop(Loop):
     def _replay(self) -> None:
         self.epoch += 1
         super()._replay()
+        if self._inquirers:
+            self._tell_inquirers()
+
+    def _tell_inquirers(self) -> None:
+        """Tell those that have looked at what was noted that it has left.
+
+        They may note more, so much that it is replayed in between: who asks then is told below.
+        """
+        if self._is_telling:
+            return
+        self._is_telling = True
+        try:
+            while self._inquirers and not self._sends:
+                inquirers, self._inquirers = self._inquirers, {}
+                for session in inquirers:
+                    session.make_room()
+        finally:
+            self._is_telling = False
 
     def _ask_for_turn(self) -> None:
         self.bell()
@@ -216,7 +247,6 @@ class ChannelLoop(Loop):
         count = words[s.ROW_COUNT]
         flat = iter(words[s.ROWS : s.ROWS + s.ROW_FIELDS * count].tolist())
         current = -1
-        receivers = 0
         events: list[Event] = []
         session: Any = None
         for slot, opcode, start, size, handle, asked in zip(*[flat] * s.ROW_FIELDS, strict=True):
@@ -225,7 +255,6 @@ class ChannelLoop(Loop):
                     session.deliver(events)
                     events = []
                 current = slot
-                receivers += 1
                 session = sessions[slot]
             if asked != s.DELIVER:
                 if asked == s.INFLATE:
@@ -242,7 +271,6 @@ class ChannelLoop(Loop):
                 session.take_message(octets[start : start + size].tobytes(), size)
         if events:
             session.deliver(events)
-        self.receivers = receivers
         # The answers are zero, which is DISCARD: no one has ever written others.
 
     def _reap(self) -> None:
@@ -372,7 +400,18 @@ class Session:
             return self._noted
         loop = self._loop
         noted = self._noted if self._epoch == loop.epoch else 0
+        if noted:
+            loop.tell_room(self)
         return loop._slot_words[self._queue_size] + noted
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether messages are there that no one has taken yet."""
+        return self._sink.has_unread
+
+    def make_room(self) -> None:
+        """Tell the channel that octets have left; for the loop."""
+        self._sink.make_room()
 
     # What goes out.
 
@@ -397,7 +436,13 @@ class Session:
 
     def offer(self, opcode: int, payload: Octets, mark: int) -> bool:
         """Queue a message if that needs no waiting: `is_open`, `unsent` and `send` in one."""
-        if self.outcome is not None or self._has_closed or self.unsent >= mark:
+        if self.outcome is not None or self._has_closed:
+            return False
+        loop = self._loop
+        unsent = self._noted if self._slot < 0 or self._epoch == loop.epoch else 0
+        if self._slot >= 0:
+            unsent += loop._slot_words[self._queue_size]
+        if unsent >= mark:
             return False
         if self._deflater is None:
             self._send(opcode, payload)
@@ -741,11 +786,9 @@ class ChannelDriver(InlineDriver):
                 # many where they have run before this one, and answered all that was received.
                 self._is_corked = True
                 await give_way()
-                received = loop.received
-                if not 0 < received <= loop.answered + fan.gathered:
+                if not 0 < loop.received <= loop.answered + fan.gathered:
                     await give_way()
-                    if 0 < 2 * loop.receivers <= received <= FEW:
-                        await self._let_answer(received)
+                    await self._let_answer()
                 if fan.noted:
                     await self._let_publish(loop.received)
                 self._is_corked = False
@@ -766,22 +809,19 @@ class ChannelDriver(InlineDriver):
             self._odds.learn(is_hit=served > 0)
         return served
 
-    async def _let_answer(self, expected: int) -> None:
+    async def _let_answer(self) -> None:
         """Let tasks that several messages came for answer them, so that it leaves in one go.
 
         Each answers one in every other pass. As Trio changes the order of tasks from pass to
         pass, two may bring nothing; after three, none is to be expected. It takes as long as a
         turn may at the most.
-
-        Args:
-            expected: messages that were received: no more than can be answered in that time.
         """
-        loop, fan = self._loop, self._loop.fan
+        loop = self._loop
         until = time.perf_counter() + BUDGET
-        answered = in_vain = 0
-        while in_vain < 3 and answered < expected and time.perf_counter() < until:
+        answered, in_vain = loop.answered, 0
+        while loop.is_answering and in_vain < 3 and time.perf_counter() < until:
             await give_way()
-            before, answered = answered, loop.answered + fan.gathered
+            before, answered = answered, loop.answered
             in_vain = in_vain + 1 if answered == before else 0
 
     async def _look_out(self, spent: float) -> int:
@@ -820,6 +860,7 @@ class ChannelDriver(InlineDriver):
                 self._sleeper = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._forget)
             self._has_rung = False
+            await self._let_answer()
             if self._loop.fan.noted and not self._loop.fan.is_whole:
                 await self._let_publish(MANY)
             self._loop.settle()
@@ -847,9 +888,6 @@ class ChannelDriver(InlineDriver):
         self._sleeper = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-
-FEW: Final = 256
-"""Messages that tasks answer in a turn's time, if that is not long."""
 
 MORE_PASSES: Final = 8
 WORTH_A_PASS: Final = 64
