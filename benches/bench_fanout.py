@@ -1,10 +1,11 @@
-"""What a server spends on a delivery: one client of a room sends, all receive.
+"""What a server spends on a delivery: one client of a room sends, all of it receive.
 
     python benches/bench_fanout.py --servers triows-compiled,picows,uws=/path/to/publish \
         --shapes 500/64x4 --seconds 2 --rounds 5 --output benches/results/some.json
 
 A shape is clients/octets x window: so many messages are on their way that not every client
-has received yet. ``-N`` behind it adds N clients that join and never read. The figures are
+has received yet. ``N*`` before it makes N such rooms, for servers that have a room for each path,
+and ``-N`` behind it adds N clients that join and never read. The figures are
 deliveries a second, and the server's CPU time (user and system, all threads) for each.
 Servers run on one core, the generator on another, and take turns, A B A B; before that the
 first server is measured against itself. Every octet of every delivery is compared. Linux only.
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import attrs
 from bench_echo import GENERATOR_CORE, Server, difference, on_core, running
-from fanout_load import Room, Shape, warm_up
+from fanout_load import Rooms, Shape, warm_up
 from surroundings import describe, keep
 
 HERE = Path(__file__).resolve().parent
@@ -61,7 +62,7 @@ class Sample:
 
 def measure(server: Server, shape: Shape, seconds: float) -> Sample:
     """Fill a room of *server* and return what its traffic cost."""
-    with Room(server.host, server.port, shape) as room:
+    with Rooms(server.host, server.port, shape) as room:
         room.run(WARM_UP)
         own, before, started = time.process_time(), server.cpu(), time.perf_counter()
         tally = room.run(seconds)
@@ -133,7 +134,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         f"known: {', '.join(COMMANDS)}",
     )
     parser.add_argument("--peer", help="what ratios refer to (default: the last server)")
-    parser.add_argument("--shapes", default="500/64x4", help="clients/octets x window[-STALLED]")
+    parser.add_argument(
+        "--shapes", default="500/64x4", help="[ROOMS*]clients/octets x window[-STALLED]"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, help="a JSON file, say below benches/results/")

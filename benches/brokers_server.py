@@ -1,4 +1,4 @@
-"""A server that relays every message to every client, by a broker: this process's, or one on Redis.
+"""A server that relays a message to all clients of its path, by a broker: its own, or one on Redis.
 
     python benches/brokers_server.py [--redis URL]
 
@@ -18,7 +18,7 @@ from triows.redis import open_redis_broker
 BATCH = 1_024  # messages; no more are ever unread
 
 
-class Everyone:
+class Audience:
     """A room whose members are WebSockets: a `triows.RoomEnd`."""
 
     def __init__(self) -> None:
@@ -59,20 +59,33 @@ async def open_broker(url: str | None) -> AsyncIterator[triows.Broker]:
             yield broker
 
 
-async def main(url: str | None) -> None:
-    """Serve until the process is ended."""
-    everyone = Everyone()
+class Relay:
+    """Rooms by their names, each of which is open from its first member on."""
 
-    async def relay(broker: triows.Broker, ws: triows.WebSocket) -> None:
-        with everyone.channel.attach(ws), contextlib.suppress(trio.EndOfChannel):
+    def __init__(self, broker: triows.Broker) -> None:
+        self._broker = broker
+        self._rooms: dict[str, tuple[Audience, triows.Link]] = {}
+
+    async def serve(self, ws: triows.WebSocket) -> None:
+        """Relay what a member says to all of its room."""
+        name = ws.request.target
+        if name not in self._rooms:
+            audience = Audience()
+            self._rooms[name] = audience, self._broker.open(name, audience)
+        audience, opened = self._rooms[name]
+        await opened.wait_ready()
+        with audience.channel.attach(ws), contextlib.suppress(trio.EndOfChannel):
             while True:
                 for message in await ws.receive_batch(BATCH):
-                    broker.publish_nowait("everyone", message)
+                    self._broker.publish_nowait(name, message)
 
+
+async def main(url: str | None) -> None:
+    """Serve until the process is ended."""
     async with open_broker(url) as broker, trio.open_nursery() as nursery:
-        await broker.open("everyone", everyone).wait_ready()
-        server = await nursery.start(partial(triows.serve, partial(relay, broker), 0))
+        server = await nursery.start(partial(triows.serve, Relay(broker).serve, 0))
         print(f"READY ws://127.0.0.1:{server.port}", flush=True)
+        await trio.sleep_forever()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The fan-out generator's compiled loop: one client sends, all receive, each octet is compared.
+"""The fan-out generator's compiled loop: one of each room sends, all receive, octets are compared.
 
-Beside `drive`, whose door to libc it shares. What is on its way is bounded by a *window*: so many
-messages are sent that not every connection has received yet.
+Beside `drive`, whose door to libc it shares. What is on its way is bounded by a *window* of each
+room's own: so many messages are sent that not every connection of the room has received yet.
 """
 
 from drive import (
@@ -74,7 +74,7 @@ def _check(row, octets, n, stream, verdict):
 
 @compiled
 def _receive(row, octets, stream, reply, counts, sent_at, latencies, verdict, now):
-    """Receive once, compare, and count the messages that are whole with it."""
+    """Receive once, compare, and count the messages that are whole with it, for a room."""
     n = recv(row[FD], octets.ctypes.data, octets.size, MSG_DONTWAIT)
     if n <= 0:
         verdict[DETAIL] = errno()
@@ -94,59 +94,92 @@ def _receive(row, octets, stream, reply, counts, sent_at, latencies, verdict, no
 
 
 @compiled
+def _fill(room, state, frames, progress, counts, sent_at, verdict, window, now):
+    """Send what a room's window has place for; returns FINE or SYSTEM_ERROR."""
+    first, sent = progress[room]
+    free = window - (sent - first)
+    if free == 0:
+        return FINE
+    for k in range(sent, sent + free):
+        counts[room, k % counts.shape[1]] = 0
+        sent_at[room, k % counts.shape[1]] = now
+    error = _send_some(state[room, FD], frames, sent, free)
+    if error != 0:
+        verdict[SLOT] = room
+        verdict[DETAIL] = error
+        return SYSTEM_ERROR
+    progress[room, 1] += free
+    return FINE
+
+
+@compiled
+def _advance(progress, counts, readers):
+    """Take note of what all of a room have; returns how many messages are on their way."""
+    outstanding = 0
+    for room in range(progress.shape[0]):
+        first, sent = progress[room]
+        while first < sent and counts[room, first % counts.shape[1]] == readers:
+            first += 1
+        progress[room, 0] = first
+        outstanding += sent - first
+    return outstanding
+
+
+@compiled
 def fan_out(
-    epoll, slots, state, frames, stream, octets, events, clock, counts, sent_at, latencies, verdict,
-    window, nanoseconds,
+    epoll, slots, state, frames, stream, octets, events, clock, progress, counts, sent_at,
+    latencies, verdict, window, nanoseconds,
 ):  # fmt: skip
-    """Send by connection 0 for so many nanoseconds, then wait for what is outstanding.
+    """Send by one connection of each room for some time, then wait for what is outstanding.
 
     epoll      descriptor that watches every connection that reads, its datum the connection's own
     slots      int64 (descriptors,): row of each descriptor in *state*
-    state      int64 (connections, STATE_COLUMNS); RECEIVED counts octets from the first on
+    state      int64 (connections, STATE_COLUMNS); RECEIVED counts octets from the first on. The
+               connections are in the rooms in turn, the same number in each; the first of a room
+               sends.
     frames     uint8 (variants + MOST_WINDOW, octets): the messages, masked, sent in turn; the
                first follow once more, so that a whole window is always one piece
     stream     uint8: what they are relayed as, one after the other
     octets     uint8, room for one receive
     events     int32 (EVENTS, EVENT_WORDS)
     clock      int64 (2,): room for a struct timespec
-    counts     int64 (2 * MOST_WINDOW,): connections that have a message, by its number
-    sent_at    int64 (2 * MOST_WINDOW,): when it was sent, likewise
+    progress   int64 (rooms, 2): room for what all have, and what was sent, in messages
+    counts     int64 (rooms, 2 * MOST_WINDOW): connections that have a message, by its number
+    sent_at    int64 (rooms, 2 * MOST_WINDOW): when it was sent, likewise
     latencies  int64, a ring of nanoseconds from a message's send to each delivery
     verdict    int64 (VERDICT_ROWS,), zeroed; holds the deliveries and the fault's place
-    window     messages, 1..MOST_WINDOW
+    window     messages of a room, 1..MOST_WINDOW
+    nanoseconds for which to send
 
     Returns FINE, or what went wrong.
     """
     reply = stream.size // (frames.shape[0] - MOST_WINDOW)
-    readers = state.shape[0]
-    ring = counts.size
-    first = sent = state[0, RECEIVED] // reply  # all have as much between two runs
+    rooms = counts.shape[0]
+    for room in range(rooms):  # all of it have as much between two runs
+        progress[room, :] = state[room, RECEIVED] // reply
+    outstanding = 0
     now = monotonic(clock)
     deadline = now + nanoseconds
-    while now < deadline or first < sent:
-        room = window - (sent - first)
-        if room > 0 and now < deadline:
-            for k in range(sent, sent + room):
-                counts[k % ring] = 0
-                sent_at[k % ring] = now
-            error = _send_some(state[0, FD], frames, sent, room)
-            if error != 0:
-                verdict[DETAIL] = error
-                return SYSTEM_ERROR
-            sent += room
+    while now < deadline or outstanding > 0:
+        if now < deadline:
+            for room in range(rooms):
+                code = _fill(room, state, frames, progress, counts, sent_at, verdict, window, now)
+                if code != FINE:
+                    return code
         count = epoll_wait(epoll, events.ctypes.data, EVENTS, int(PATIENCE * 1000))
         if count == 0:
             return STALLED
         now = monotonic(clock)
         for i in range(count):
             slot = slots[events[i, DATUM_WORD]]
+            room = slot % rooms
             verdict[SLOT] = slot
             code = _receive(
-                state[slot], octets, stream, reply, counts, sent_at, latencies, verdict, now
-            )
+                state[slot], octets, stream, reply, counts[room], sent_at[room], latencies,
+                verdict, now,
+            )  # fmt: skip
             if code != FINE:
                 return code
-        while first < sent and counts[first % ring] == readers:
-            first += 1
+        outstanding = _advance(progress, counts, state.shape[0] // rooms)
         now = monotonic(clock)
     return FINE

@@ -1,4 +1,4 @@
-"""A room of clients: one sends, all receive, and every octet of every delivery is checked.
+"""Rooms of clients: one sends in each, all receive, and every octet of every delivery is checked.
 
 The messages differ from one to the next, so that one that is lost, doubled or out of order
 is seen as a wrong octet. Connections that *stall* have joined and never read.
@@ -42,26 +42,44 @@ STALLED_BUFFER = 4_096
 
 @attrs.frozen(kw_only=True)
 class Shape:
-    """So many clients, so many octets a message, so many messages on their way."""
+    """So many clients, so many octets a message, so many messages on their way in each room."""
 
-    clients: int
+    clients: int = attrs.field()
+    """Of all rooms together."""
     octets: int
     window: int = attrs.field(validator=[ge(1), le(MOST_WINDOW)])
+    rooms: int = attrs.field(default=1, validator=ge(1))
     stalled: int = 0
+
+    @clients.validator
+    def _check_clients(self, _: object, clients: int) -> None:
+        if clients % self.rooms:
+            raise ValueError(f"{clients} clients cannot be shared out among {self.rooms} rooms")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``500/64x4``, or ``1000/64x4-10`` for ten clients more that never read."""
-        clients, _, rest = text.partition("/")
+        """Read ``500/64x4``.
+
+        ``10*50/64x4`` has ten rooms of fifty, and ``1000/64x4-10`` ten clients more that never
+        read.
+        """
+        rooms, is_given, rest = text.rpartition("*")
+        members, _, rest = rest.partition("/")
         octets, _, rest = rest.partition("x")
         window, _, stalled = rest.partition("-")
+        count = int(rooms) if is_given else 1
         return cls(
-            clients=int(clients), octets=int(octets), window=int(window), stalled=int(stalled or 0)
+            clients=count * int(members),
+            octets=int(octets),
+            window=int(window),
+            rooms=count,
+            stalled=int(stalled or 0),
         )
 
     def __str__(self) -> str:
+        rooms = f"{self.rooms}*" if self.rooms > 1 else ""
         stalled = f"-{self.stalled}" if self.stalled else ""
-        return f"{self.clients}/{self.octets}x{self.window}{stalled}"
+        return f"{rooms}{self.clients // self.rooms}/{self.octets}x{self.window}{stalled}"
 
 
 @attrs.frozen(kw_only=True)
@@ -104,19 +122,26 @@ def warm_up() -> None:
     none, octets = np.zeros(1, np.int64), np.ones(1, np.uint8)
     frames = np.ones((1 + MOST_WINDOW, 1), np.uint8)
     verdict, events = np.zeros(VERDICT_ROWS, np.int64), np.zeros((EVENTS, EVENT_WORDS), np.int32)
+    ring = np.zeros((1, 1), np.int64)
     fan_out(
         -1, none, np.zeros((1, STATE_COLUMNS), np.int64), frames, octets, octets,
-        events, np.zeros(2, np.int64), none, none, none, verdict, 0, 0,
+        events, np.zeros(2, np.int64), np.zeros((1, 2), np.int64), ring, ring,
+        none, verdict, 0, 0,
     )  # fmt: skip
 
 
-class Room:
-    """Open connections to one server, ready to be driven; a context manager."""
+class Rooms:
+    """Open connections to one server, ready to be driven; a context manager.
+
+    The rooms of a shape are asked for as ``/``, ``/1``, ``/2``.
+    """
 
     def __init__(self, host: str, port: int, shape: Shape) -> None:
         self.shape = shape
         self._frames, self._stream = messages(shape.octets)
-        self._sockets = [upgrade(host, port) for _ in range(shape.clients)]
+        self._sockets = [
+            upgrade(host, port, target=f"/{n % shape.rooms or ''}") for n in range(shape.clients)
+        ]
         self._stalled = [stall(host, port) for _ in range(shape.stalled)]
         self._epoll = select.epoll()
         self._slots = np.zeros(max(s.fileno() for s in self._sockets) + 1, np.int64)
@@ -165,12 +190,13 @@ class Room:
             LoadError: a connection ended, or nothing came for PATIENCE seconds.
         """
         verdict = np.zeros(VERDICT_ROWS, np.int64)
-        ring = np.zeros(2 * MOST_WINDOW, np.int64)
+        ring = np.zeros((self.shape.rooms, 2 * MOST_WINDOW), np.int64)
         started = time.perf_counter()
         code = fan_out(
             self._epoll.fileno(), self._slots, self._state, self._frames, self._stream,
-            self._octets, self._events, np.zeros(2, np.int64), ring, ring.copy(),
-            self._latencies, verdict, self.shape.window, int(seconds * 1e9),
+            self._octets, self._events, np.zeros(2, np.int64),
+            np.zeros((self.shape.rooms, 2), np.int64), ring, ring.copy(), self._latencies,
+            verdict, self.shape.window, int(seconds * 1e9),
         )  # fmt: skip
         elapsed = time.perf_counter() - started
         if code != FINE:

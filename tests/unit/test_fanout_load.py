@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numba
 import pytest
-from fanout_load import Room, Shape
+from fanout_load import Rooms, Shape
 from load import LoadError, WrongOctetError
 from websockets.sync.server import ServerConnection
 
@@ -18,14 +18,24 @@ pytestmark = pytest.mark.skipif(
 SHAPE = Shape(clients=3, octets=300, window=4)
 
 
+def path_of(connection: ServerConnection) -> str:
+    """The room that a client has asked for."""
+    assert connection.request is not None
+    return connection.request.path
+
+
 @contextlib.contextmanager
-def relaying(change: Callable[[int, bytes], bytes]) -> Iterator[int]:
+def relaying(
+    change: Callable[[int, bytes], bytes],
+    room_of: Callable[[ServerConnection], str] = path_of,
+) -> Iterator[int]:
     """Serve a relay that sends what *change* makes of its nth message; gives the port."""
-    room: list[ServerConnection] = []
+    rooms: dict[str, list[ServerConnection]] = {}
     count = 0
 
     def converse(connection: ServerConnection) -> None:
         nonlocal count
+        room = rooms.setdefault(room_of(connection), [])
         room.append(connection)
         for message in connection:
             count += 1
@@ -40,13 +50,34 @@ def relaying(change: Callable[[int, bytes], bytes]) -> Iterator[int]:
 
 def test_every_delivery_of_a_true_relay_is_counted() -> None:
     """Each message counts for each client, and is timed."""
-    with relaying(lambda _, message: message) as port, Room("127.0.0.1", port, SHAPE) as room:
+    with relaying(lambda _, message: message) as port, Rooms("127.0.0.1", port, SHAPE) as room:
         tally = room.run(0.05)
 
     assert tally.deliveries > 0
     assert tally.deliveries % SHAPE.clients == 0
     assert len(tally.latencies) == tally.deliveries
     assert 0 < tally.latency(50) <= tally.latency(99)
+
+
+def test_each_room_has_messages_of_its_own() -> None:
+    """All rooms' deliveries are counted together."""
+    shape = Shape(clients=6, octets=300, window=4, rooms=2)
+    with relaying(lambda _, message: message) as port, Rooms("127.0.0.1", port, shape) as rooms:
+        tally = rooms.run(0.05)
+
+    assert tally.deliveries > 2 * 4 * 3
+    assert tally.deliveries % 3 == 0
+
+
+def test_a_message_that_comes_to_another_room_is_found() -> None:
+    """It is one more than its members are due."""
+    shape = Shape(clients=4, octets=300, window=4, rooms=2)
+    with (
+        relaying(lambda _, message: message, room_of=lambda _: "all") as port,
+        Rooms("127.0.0.1", port, shape) as rooms,
+        pytest.raises(WrongOctetError),
+    ):
+        rooms.run(0.2)
 
 
 def test_a_planted_wrong_octet_is_found() -> None:
@@ -57,7 +88,7 @@ def test_a_planted_wrong_octet_is_found() -> None:
 
     with (
         relaying(change) as port,
-        Room("127.0.0.1", port, SHAPE) as room,
+        Rooms("127.0.0.1", port, SHAPE) as room,
         pytest.raises(WrongOctetError, match="octet"),
     ):
         room.run(0.2)
@@ -74,7 +105,7 @@ def test_a_message_that_comes_twice_is_found() -> None:
 
     with (
         relaying(change) as port,
-        Room("127.0.0.1", port, SHAPE) as room,
+        Rooms("127.0.0.1", port, SHAPE) as room,
         pytest.raises(WrongOctetError),
     ):
         room.run(0.2)
@@ -90,7 +121,7 @@ def test_a_relay_that_closes_is_found() -> None:
 
     with (
         relaying(change) as port,
-        Room("127.0.0.1", port, SHAPE) as room,
+        Rooms("127.0.0.1", port, SHAPE) as room,
         pytest.raises(LoadError),
     ):
         room.run(0.2)
@@ -101,9 +132,16 @@ def test_a_relay_that_closes_is_found() -> None:
     [
         ("500/64x4", Shape(clients=500, octets=64, window=4)),
         ("1000/64x4-10", Shape(clients=1_000, octets=64, window=4, stalled=10)),
+        ("10*50/64x4", Shape(clients=500, octets=64, window=4, rooms=10)),
     ],
 )
 def test_a_shape_is_read_and_written(text: str, shape: Shape) -> None:
     """As in the bench's options and results."""
     assert Shape.parse(text) == shape
     assert str(shape) == text
+
+
+def test_clients_that_rooms_cannot_share_are_refused() -> None:
+    """Each room has as many."""
+    with pytest.raises(ValueError, match="7 clients"):
+        Shape(clients=7, octets=64, window=4, rooms=2)
