@@ -61,6 +61,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "engine-over-socket": (
         sys.executable, str(HERE.parent / "examples" / "engine_over_socket.py"), "0",
     ),
+    "trio-floor": (sys.executable, str(HERE / "peers" / "trio_floor_echo.py")),
     "trio-websocket": (sys.executable, str(HERE / "peers" / "trio_websocket_echo.py")),
     "websockets-trio": (sys.executable, str(HERE / "peers" / "websockets_trio_echo.py")),
     "websockets-uvloop": (sys.executable, str(HERE / "peers" / "websockets_uvloop_echo.py")),
