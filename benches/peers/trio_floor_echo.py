@@ -3,8 +3,8 @@
 What `triows echo --api channel` would cost if nothing but this were done for a message: the
 compiled turn, two steps of a task, and the lines below. A task waits once for its message, and
 gives way once after its answer, which is what Trio asks of a `receive` and of a `send`. There are
-no bounds, no order among senders, no cancellation, no compression, no end but the peer's, no
-more than one message at a time, and no word when something is wrong: to measure, not to serve.
+no bounds, no order among senders, no cancellation, no compression, no end but the peer's, and
+no word when something is wrong: to measure, not to serve.
 """
 
 import base64
@@ -28,21 +28,21 @@ WAIT = parking(lambda _: trio.lowlevel.Abort.FAILED)
 class Session:
     """As much of a `triows._reactor.Session` as the loop asks for."""
 
-    __slots__ = ("has_unread", "is_waiting", "loop", "message", "number", "slot", "task")
+    __slots__ = ("has_unread", "is_waiting", "loop", "messages", "number", "slot", "task")
     deflate = terms = None
     _is_special = False
 
     def __init__(self, loop: ChannelLoop, descriptor: int) -> None:
         self.loop = loop
-        self.message: str | bytes | None = ""
-        self.task: Any = None
-        self.is_waiting = False
-        self.has_unread = False
+        self.messages: list[str | bytes | None] = []
+        self.task = trio.lowlevel.current_task()
+        self.is_waiting = self.has_unread = False
         self.slot = loop.enter(descriptor, self)  # type: ignore[arg-type]
 
     def take_message(self, payload: str | bytes | None, _size: int) -> None:
-        """Hand a message over."""
-        self.message = payload
+        """Hand a message over; None is the end."""
+        self.messages.append(payload)
+        self.has_unread = True
         if self.is_waiting:
             self.is_waiting = False
             trio.lowlevel.reschedule(self.task, NOTHING)
@@ -56,18 +56,22 @@ class Session:
 
     @types.coroutine
     def receive(self) -> Generator[Any, Any, str | bytes | None]:
-        """Wait for the next message; None once there is none."""
-        if self.message == "":
+        """Wait for the next message."""
+        if self.has_unread:
+            yield from give_way()
+        else:
             self.is_waiting = True
             yield WAIT
-        else:
-            yield from give_way()
-        message, self.message = self.message, ""
+        message = self.messages.pop(0)
+        self.has_unread = len(self.messages) > 0
         return message
 
-    async def send(self, message: bytes) -> None:
+    async def send(self, message: str | bytes) -> None:
         """Send a message."""
-        self.loop.note_plain(self.slot, self.number, message, 2)
+        if type(message) is bytes:
+            self.loop.note_plain(self.slot, self.number, message, 2)
+        else:
+            self.loop.note_plain(self.slot, self.number, message.encode(), 1)  # type: ignore[union-attr]
         await give_way()
 
 
@@ -79,9 +83,8 @@ async def echo(sock: socket.socket, loop: ChannelLoop) -> None:
     accept = base64.b64encode(hashlib.sha1(key, usedforsecurity=False).digest())
     await stream.send_all(SWITCHING + accept + b"\r\n\r\n")
     session = Session(loop, stream.socket.detach())
-    session.task = trio.lowlevel.current_task()
     while (message := await session.receive()) is not None:
-        await session.send(message if type(message) is bytes else message.encode())  # type: ignore[union-attr]
+        await session.send(message)
 
 
 async def main() -> None:
