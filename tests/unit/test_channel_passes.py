@@ -55,10 +55,10 @@ async def test_answers_of_several_connections_leave_together(warm: None, nursery
 async def test_answers_to_more_than_a_turn_takes_leave_several_at_a_time(
     warm: None, nursery: trio.Nursery
 ):
-    """Tasks that are at it for long are sent for by the flusher, which knows that more comes."""
+    """What they have is sent now and then, for others wait meanwhile."""
     sends, answers = await exchange(echo, nursery, 250)
     assert answers == [str(number) for number in range(250)]
-    assert sends <= 125
+    assert 250 / 20 < sends <= 250 / 2
 
 
 async def test_a_task_that_waits_for_room_goes_on_when_what_it_sent_has_left(
