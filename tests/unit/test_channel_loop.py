@@ -230,6 +230,18 @@ def test_a_paused_peer_is_not_read_and_not_held_against(start):
     assert bench.sink.events == [Message("begunended", 10)]
 
 
+def test_a_peer_is_read_again_however_much_waits_for_it(start):
+    """Else two that have much to say to each other would both wait for the other to read."""
+    bench = start()
+    bench.session.send(BINARY, bytes(300_000))
+    bench.turn()
+    bench.session.pause()
+    bench.turn()
+    bench.session.resume()
+    assert bench.session.unsent > 100_000
+    assert bench.tell(masked(TEXT, b"hello")) == [Message("hello", 5)]
+
+
 def test_pongs_and_ends_are_events(start):
     """A Pong that came, then the peer's Close, which is answered."""
     bench = start()

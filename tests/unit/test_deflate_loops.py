@@ -263,6 +263,22 @@ def test_a_payload_that_is_kept_is_found_out(start):
     assert set(bytes(kept[0])) == {_callbacks.POISON}
 
 
+@pytest.mark.parametrize("is_compressed_first", [False, True])
+def test_a_callback_gets_a_message_as_the_kind_that_it_is(start, is_compressed_first):
+    """Whatever begins in the receive in which it ends."""
+    pair = start(frame=echo)
+    client = connect(pair)
+    plain, packed = masked(BINARY, b"plain" * 50), compressed(BINARY, HELLO * 50)
+    first, second = (packed, plain) if is_compressed_first else (plain, packed)
+    expected = [b"plain" * 50, HELLO * 50]
+    if is_compressed_first:
+        expected.reverse()
+
+    pair.talk(client, first[:20])
+    pair.talk(client, first[20:] + second)
+    assert pair.handler.of("frame") == [(1, one, BINARY) for one in expected]
+
+
 # Compiled handlers.
 
 
@@ -341,6 +357,24 @@ def test_a_channel_gets_compressed_messages_as_they_are(meet, size):
     )
 
     assert events == [Deflated(octets, BINARY), Message("plain", 5), Deflated(octets, BINARY)]
+
+
+@pytest.mark.parametrize("is_compressed_first", [False, True])
+def test_the_end_of_a_message_is_not_taken_for_the_kind_of_the_next(meet, is_compressed_first):
+    """One that came in two receives, the second of which begins another, of the other kind."""
+    bench = meet()
+    octets = deflated(bytes(range(256)) * 99)
+    plain, packed = masked(BINARY, b"plain" * 50), masked(BINARY, octets, rsv=RSV1)
+    expected = [Message(b"plain" * 50, 250), Deflated(octets, BINARY)]
+    first, second = (packed, plain) if is_compressed_first else (plain, packed)
+    if is_compressed_first:
+        expected.reverse()
+
+    assert bench.tell(first[:100]) == []
+    assert bench.tell(first[100:] + second) == expected
+    assert bench.tell(first[:100]) == []
+    assert bench.tell(first[100:] + second[:100]) == expected[:1]
+    assert bench.tell(second[100:]) == expected[1:]
 
 
 def test_a_channel_sends_compressed(meet):
