@@ -1,10 +1,13 @@
 """Traffic of every kind at once, by seeds: all of it arrives, in order, and no one waits for ever.
 
-Payloads cannot be compressed, limits are small in one place or the other, and peers pause: so
-that someone waits for room at each of the places where one can.
+Many payloads cannot be compressed, limits are small in one place or the other, and peers pause:
+so that someone waits for room at each of the places where one can. Clients cancel what they send
+and receive: what was cancelled was not sent, and nothing is lost.
 """
 
 import contextlib
+import math
+import queue
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -30,6 +33,14 @@ def make_item(rng: random.Random, most: int) -> Item:
     return rng.randbytes(min(size, most))
 
 
+async def send_soon(ws: triows.WebSocket, item: Item) -> None:
+    """Send without waiting, where that can be."""
+    try:
+        ws.send_nowait(item)
+    except trio.WouldBlock:
+        await ws.send(item)
+
+
 # What a server may do with messages. Each must send all of them back, in order.
 
 
@@ -43,10 +54,7 @@ async def echo_batches(ws: triows.WebSocket) -> None:
     """As many as there are."""
     while True:
         for message in await ws.receive_batch(7):
-            try:
-                ws.send_nowait(message)
-            except trio.WouldBlock:
-                await ws.send(message)
+            await send_soon(ws, message)
 
 
 async def echo_in_parts(ws: triows.WebSocket) -> None:
@@ -72,6 +80,15 @@ async def echo_from_another_task(ws: triows.WebSocket) -> None:
                 await offer.send(message)
 
 
+async def echo_behind_parts(ws: triows.WebSocket) -> None:
+    """Receiving in parts, which are put together."""
+    with contextlib.suppress(trio.EndOfChannel):
+        while True:
+            async with ws.receive_parts() as message:
+                parts: list[Any] = [part async for part in message]
+            await ws.send(("" if message.is_text else b"").join(parts))
+
+
 async def publish_back(ws: triows.WebSocket) -> None:
     """Through a broadcast channel of the connection's own."""
     channel = triows.BroadcastChannel[Item]()
@@ -83,8 +100,69 @@ async def publish_back(ws: triows.WebSocket) -> None:
 
 HANDLERS: dict[str, Handler] = {
     one.__name__: one
-    for one in (echo, echo_batches, echo_in_parts, echo_from_another_task, publish_back)
+    for one in (
+        echo,
+        echo_batches,
+        echo_in_parts,
+        echo_from_another_task,
+        echo_behind_parts,
+        publish_back,
+    )
 }
+
+
+class Back(triows.Handler):
+    """Sends messages back out of a callback, or lets a task or a thread do it."""
+
+    def __init__(self, rng: random.Random, nursery: trio.Nursery) -> None:
+        self.rng = rng
+        self.nursery = nursery
+        self.sender: triows.Sender | None = None
+        self.way = rng.choice(["callback", "promote", "task", "thread"])
+        self.offers: dict[triows.SessionId, Any] = {}
+
+    def on_open(self, conn: triows.Connection) -> None:
+        """Prepare what is to send."""
+        if self.way == "task":
+            offer, take = trio.open_memory_channel[tuple[bytes, int]](10_000)
+            self.nursery.start_soon(self.send, conn.id, take)
+            self.offers[conn.id] = offer
+        elif self.way == "thread":
+            self.offers[conn.id] = items = queue.SimpleQueue[tuple[bytes, int] | None]()
+            run = partial(trio.to_thread.run_sync, limiter=trio.CapacityLimiter(1))
+            self.nursery.start_soon(run, self.send_from_thread, conn.id, items)
+
+    def on_frame(self, conn: triows.Connection, payload: memoryview, opcode: int) -> None:
+        """Send it back."""
+        if self.way == "task":
+            self.offers[conn.id].send_nowait((bytes(payload), opcode))
+        elif self.way == "thread":
+            self.offers[conn.id].put((bytes(payload), opcode))
+        elif self.rng.random() < 0.5:
+            conn.send(payload, opcode)
+        else:
+            conn.echo()
+        if self.way == "promote" and self.rng.random() < 0.3:
+            self.nursery.start_soon(echo, conn.promote())
+
+    def on_close(self, conn: triows.Connection, code: int, reason: str) -> None:
+        """Let what sends end."""
+        if self.way == "task":
+            self.offers[conn.id].close()
+        elif self.way == "thread":
+            self.offers[conn.id].put(None)
+
+    async def send(self, session: triows.SessionId, items: Any) -> None:
+        """Send what comes, in a task."""
+        assert self.sender is not None
+        async for payload, opcode in items:
+            await self.sender.send(session, payload, opcode)
+
+    def send_from_thread(self, session: triows.SessionId, items: Any) -> None:
+        """Send what comes, in a thread."""
+        assert self.sender is not None
+        while (item := items.get()) is not None:
+            self.sender.send_from_thread(session, *item, timeout=PATIENCE)
 
 
 class Crowd:
@@ -102,18 +180,20 @@ class Crowd:
             send_queue_octets=self.rng.choice([1, 1_000, 2**16]),
             receive_queue_octets=self.rng.choice([1, 1_000, 2**20]),
             receive_queue_messages=self.rng.choice([1, 3, 256]),
+            sender_octets=self.rng.choice([1, 2**20]),
+            max_unsent=2**26,
         )
 
-    async def run(self) -> None:
-        """Have them all talk."""
+    # Servers.
+
+    async def meet_tasks(self) -> None:
+        """Talk to a server with a task for each connection."""
         serve = partial(
             triows.serve, limits=self.make_limits(), deflate=self.deflate, driver=self.driver
         )
         async with trio.open_nursery() as nursery:
             server: triows.Server = await nursery.start(serve, self.handle, 0)
-            async with trio.open_nursery() as clients:
-                for _ in range(self.rng.choice([1, 2, 6])):
-                    clients.start_soon(self.talk, server.port)
+            await self.talk_all(server.port)
             nursery.cancel_scope.cancel()
 
     async def handle(self, ws: triows.WebSocket) -> None:
@@ -121,55 +201,82 @@ class Crowd:
         with contextlib.suppress(trio.EndOfChannel):
             await self.handler(ws)
 
-    async def talk(self, port: int) -> None:
+    async def meet_callbacks(self) -> None:
+        """Talk to a reactor of callbacks."""
+        threads = self.rng.choice([0, 1])
+        async with trio.open_nursery() as nursery:
+            handler = Back(self.rng, nursery)
+            if threads:
+                handler.way = "callback"
+            async with triows.open_reactor(
+                handler, threads=threads, limits=self.make_limits(), deflate=self.deflate
+            ) as reactor:
+                with reactor.sender() as handler.sender:
+                    await reactor.listen(0)
+                    await self.talk_all(reactor.port)
+            nursery.cancel_scope.cancel()
+
+    # Clients.
+
+    async def talk_all(self, port: int) -> None:
+        """Have all clients talk."""
+        async with trio.open_nursery() as clients:
+            for _ in range(self.rng.choice([1, 2, 6])):
+                clients.start_soon(self.talk, port, random.Random(self.rng.random()))
+
+    async def talk(self, port: int, rng: random.Random) -> None:
         """Send what is to come back, and receive it in another task."""
-        rng = random.Random(self.rng.random())
-        items = [make_item(rng, 300_000) for _ in range(rng.choice([1, 5, 40]))]
-        url = f"ws://127.0.0.1:{port}"
+        sent: list[Item] = []
         async with (
             triows.open_websocket(
-                url, limits=self.make_limits(), deflate=self.deflate, driver=self.driver
+                f"ws://127.0.0.1:{port}",
+                limits=self.make_limits(),
+                deflate=self.deflate,
+                driver=self.driver,
             ) as ws,
             trio.open_nursery() as nursery,
         ):
-            nursery.start_soon(self.say, ws, items, random.Random(rng.random()))
-            got = await self.hear(ws, len(items), rng)
-        assert [describe(one) for one in got] == [describe(one) for one in items]
+            nursery.start_soon(self.say, ws, sent, random.Random(rng.random()))
+            got = await self.hear(ws, rng)
+        assert [describe(one) for one in got] == [describe(one) for one in [*sent, LAST]]
 
-    async def say(self, ws: triows.WebSocket, items: list[Item], rng: random.Random) -> None:
-        """Send in every way, now and then pausing."""
-        pauses = rng.choice([0.0, 0.1])
-        for item in items:
+    async def say(self, ws: triows.WebSocket, sent: list[Item], rng: random.Random) -> None:
+        """Send in every way, now and then pausing, or cancelling; note what was sent."""
+        pauses, cancels = rng.choice([0.0, 0.1]), rng.choice([0.0, 0.1])
+        for _ in range(rng.choice([1, 5, 40])):
+            item = make_item(rng, 300_000)
             if rng.random() < pauses:
                 await trio.sleep(0.003 * rng.random())
-            if rng.random() < 0.5:
-                await ws.send(item)
-                continue
-            try:
-                ws.send_nowait(item)
-            except trio.WouldBlock:
-                await ws.send(item)
+            seconds = 0.001 * rng.random() if rng.random() < cancels else math.inf
+            with trio.move_on_after(seconds):
+                await (ws.send(item) if rng.random() < 0.5 else send_soon(ws, item))
+                sent.append(item)
+        await ws.send(LAST)
 
-    async def hear(self, ws: triows.WebSocket, count: int, rng: random.Random) -> list[Item]:
-        """Receive in every way, now and then pausing; receiving is cancelled now and then."""
-        pauses = rng.choice([0.0, 0.1])
+    async def hear(self, ws: triows.WebSocket, rng: random.Random) -> list[Item]:
+        """Receive in every way, now and then pausing, or cancelling, until the last has come."""
+        pauses, cancels = rng.choice([0.0, 0.1]), rng.choice([0.0, 0.1])
         got: list[Any] = []
-        while len(got) < count:
+        while LAST not in got[-1:]:
             if rng.random() < pauses:
                 await trio.sleep(0.003 * rng.random())
-            way = rng.random()
-            if way < 0.2:
-                got += await ws.receive_batch(5)
-            elif way < 0.4:
-                async with ws.receive_parts() as message:
-                    parts = [part async for part in message]
-                    got.append(("" if message.is_text else b"").join(parts))
-            elif way < 0.6:
-                with trio.move_on_after(0.002 * rng.random()):
+            if rng.random() < cancels:
+                with trio.move_on_after(0.001 * rng.random()):
                     got.append(await ws.receive())
+                continue
+            way = rng.random()
+            if way < 0.3:
+                got += await ws.receive_batch(5)
+            elif way < 0.6:
+                async with ws.receive_parts() as message:
+                    parts: list[Any] = [part async for part in message]
+                    got.append(("" if message.is_text else b"").join(parts))
             else:
                 got.append(await ws.receive())
         return got
+
+
+LAST = "the last"
 
 
 def describe(item: Item) -> tuple[str, int, Item]:
@@ -179,7 +286,14 @@ def describe(item: Item) -> tuple[str, int, Item]:
 
 @pytest.mark.parametrize("driver", ["stream", "reactor"])
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_mixed_traffic_all_arrives(warm: None, seed: int, driver: str) -> None:
+async def test_mixed_traffic_with_tasks_all_arrives(warm: None, seed: int, driver: str) -> None:
     """Whatever the limits, the way of sending and receiving, and the pauses."""
     with trio.fail_after(PATIENCE):
-        await Crowd(seed, driver).run()
+        await Crowd(seed, driver).meet_tasks()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_mixed_traffic_with_callbacks_all_arrives(warm: None, seed: int) -> None:
+    """Echoed in place or sent, by the callback, a task, a thread, or a task that takes over."""
+    with trio.fail_after(PATIENCE):
+        await Crowd(seed, "reactor").meet_callbacks()

@@ -284,6 +284,31 @@ async def test_compression_goes_on_with_its_context(threads: int):
                 assert [message async for message in client] == []
 
 
+@pytest.mark.parametrize("first", ["echo", "promote"])
+async def test_a_compressed_message_that_promotes_is_echoed(threads: int, first: str):
+    """Asked for before the promotion or after it, it goes before what the WebSocket sends."""
+
+    class Echo(Promoter):
+        def on_frame(self, conn: triows.Connection, payload: memoryview, opcode: int) -> None:
+            if first == "echo":
+                conn.echo()
+            self.given.send_nowait(conn.promote())
+            if first == "promote":
+                conn.echo()
+
+    handler = Echo()
+    async with triows.open_reactor(handler, threads=threads, deflate=triows.Deflate()) as reactor:
+        await reactor.listen(0)
+        async with triows.open_websocket(f"ws://127.0.0.1:{reactor.port}/") as client:
+            assert client.deflate is not None
+            await client.send("again and again " * 40)
+            with trio.fail_after(PATIENCE):
+                ws = await handler.taken.receive()
+                await ws.send("behind it")
+                assert await client.receive() == "again and again " * 40
+                assert await client.receive() == "behind it"
+
+
 def test_without_trio_there_is_nothing_to_be_promoted_to(warm_sessions: None):
     """`run_once` is for other loops: their tasks could not use a WebSocket."""
     caught: list[type[BaseException]] = []

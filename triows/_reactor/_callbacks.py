@@ -163,16 +163,19 @@ class CallbackLoop(Loop):
             self._words[s.DROPPED] += 1
         elif opcode == Opcode.CLOSE and conn._answer == _ECHO:
             self._close_behind_echo(conn, plain(payload))
-        elif conn._deflate is None or opcode == Opcode.CLOSE:
+        elif opcode == Opcode.CLOSE:
             self._note_send(conn._slot, conn._id, plain(payload), opcode)
         else:
-            deflated = conn._deflate.deflater.compress(payload)
-            if deflated is None:
-                self._note_send(conn._slot, conn._id, plain(payload), opcode)
-            else:
-                self._note_send(conn._slot, conn._id, deflated, opcode | s.COMPRESSED)
+            self._send_message(conn, payload, opcode)
         if opcode == Opcode.CLOSE:
             self.fan.forget(conn._slot)
+
+    def _send_message(self, conn: Connection, payload: Sendable, opcode: int) -> None:
+        deflated = None if conn._deflate is None else conn._deflate.deflater.compress(payload)
+        if deflated is None:
+            self._note_send(conn._slot, conn._id, plain(payload), opcode)
+        else:
+            self._note_send(conn._slot, conn._id, deflated, opcode | s.COMPRESSED)
 
     def _close_behind_echo(self, conn: Connection, payload: Octets) -> None:
         if self._inflated is not None:
@@ -534,11 +537,14 @@ class CallbackLoop(Loop):
             self._fail(conn)
 
     def _echo_inflated(self, conn: Connection) -> None:
-        """Send the message being handled back, as any other."""
+        """Send the message being handled back, as any other, also where it was the last here."""
         assert self._inflated is not None
         payload, opcode = self._inflated
         conn._answer = _DISCARD
-        self.send(conn, payload, opcode)
+        if conn._phase in (OPEN, PROMOTED):
+            self._send_message(conn, payload, opcode)
+        else:
+            self._words[s.DROPPED] += 1
 
     def _note(self, index: int) -> bool:
         """Handle a row that is no plain message; returns whether that may have taken long."""
