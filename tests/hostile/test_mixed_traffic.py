@@ -9,7 +9,9 @@ import contextlib
 import math
 import queue
 import random
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -18,10 +20,11 @@ import trio
 
 import triows
 
-SEEDS = range(60)
+SEEDS = range(40)
 PATIENCE = 20.0
 
 Handler = Callable[[triows.WebSocket], Awaitable[None]]
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 Item = str | bytes
 
 
@@ -166,11 +169,12 @@ class Back(triows.Handler):
 
 
 class Crowd:
-    """Clients of one server, which talk to it as the seed says."""
+    """Clients of one server, which talk to it as the seed says; over TLS if there are contexts."""
 
-    def __init__(self, seed: int, driver: str) -> None:
+    def __init__(self, seed: int, driver: str, contexts: Contexts | None = None) -> None:
         self.rng = random.Random(seed)
         self.driver = driver
+        self.contexts = contexts
         self.handler = HANDLERS[self.rng.choice(list(HANDLERS))]
         self.deflate = self.rng.choice([None, triows.Deflate()])
 
@@ -186,15 +190,25 @@ class Crowd:
 
     # Servers.
 
-    async def meet_tasks(self) -> None:
-        """Talk to a server with a task for each connection."""
+    @asynccontextmanager
+    async def serve(self, handler: Handler) -> AsyncIterator[int]:
+        """Run a server with a task for each connection; gives its port."""
         serve = partial(
-            triows.serve, limits=self.make_limits(), deflate=self.deflate, driver=self.driver
+            triows.serve,
+            limits=self.make_limits(),
+            deflate=self.deflate,
+            driver=self.driver,
+            ssl_context=self.contexts and self.contexts[0],
         )
         async with trio.open_nursery() as nursery:
-            server: triows.Server = await nursery.start(serve, self.handle, 0)
-            await self.talk_all(server.port)
+            server: triows.Server = await nursery.start(serve, handler, 0)
+            yield server.port
             nursery.cancel_scope.cancel()
+
+    async def meet_tasks(self) -> None:
+        """Talk to a server with a task for each connection."""
+        async with self.serve(self.handle) as port:
+            await self.talk_all(port)
 
     async def handle(self, ws: triows.WebSocket) -> None:
         """Serve a client."""
@@ -224,18 +238,20 @@ class Crowd:
             for _ in range(self.rng.choice([1, 2, 6])):
                 clients.start_soon(self.talk, port, random.Random(self.rng.random()))
 
+    def connect(self, port: int) -> AbstractAsyncContextManager[triows.WebSocket]:
+        """Open a connection."""
+        return triows.open_websocket(
+            f"{'wss' if self.contexts else 'ws'}://127.0.0.1:{port}",
+            limits=self.make_limits(),
+            deflate=self.deflate,
+            driver=self.driver,
+            ssl_context=self.contexts and self.contexts[1],
+        )
+
     async def talk(self, port: int, rng: random.Random) -> None:
         """Send what is to come back, and receive it in another task."""
         sent: list[Item] = []
-        async with (
-            triows.open_websocket(
-                f"ws://127.0.0.1:{port}",
-                limits=self.make_limits(),
-                deflate=self.deflate,
-                driver=self.driver,
-            ) as ws,
-            trio.open_nursery() as nursery,
-        ):
+        async with self.connect(port) as ws, trio.open_nursery() as nursery:
             nursery.start_soon(self.say, ws, sent, random.Random(rng.random()))
             got = await self.hear(ws, rng)
         assert [describe(one) for one in got] == [describe(one) for one in [*sent, LAST]]
@@ -284,12 +300,105 @@ def describe(item: Item) -> tuple[str, int, Item]:
     return type(item).__name__, len(item), item[:20]
 
 
-@pytest.mark.parametrize("driver", ["stream", "reactor"])
+WAYS = [("leave", 1_000), ("aclose", 3_000), ("send_close", 3_000), ("raise", 1_011)]
+
+
+class Parting(Crowd):
+    """One side of a connection says things and ends it, the other receives what was said."""
+
+    def __init__(self, seed: int, driver: str, contexts: Contexts | None = None) -> None:
+        super().__init__(seed, driver, contexts)
+        self.is_servers = self.rng.choice([False, True])
+        self.way, self.code = self.rng.choice(WAYS)
+        self.is_both = self.rng.choice([False, True])
+        self.sent: list[Item] = []
+        self.got: list[Item] = []
+        self.reason: triows.CloseReason | None = None
+        self.is_over = trio.Event()
+
+    async def run(self) -> None:
+        """Have them do so."""
+        rng = random.Random(self.rng.random())
+        sides = self.listen, self.end
+        server, client = reversed(sides) if self.is_servers else sides
+        async with self.serve(partial(server, rng=rng)) as port:
+            with contextlib.suppress(ArithmeticError):
+                async with self.connect(port) as ws:
+                    await client(ws, random.Random(rng.random()))
+            await self.is_over.wait()
+
+    async def end(self, ws: triows.WebSocket, rng: random.Random) -> None:
+        """Say things, hearing perhaps what the other says, and end."""
+        async with trio.open_nursery() as nursery:
+            if self.is_both:
+                nursery.start_soon(hear_all, ws)
+            for _ in range(rng.choice([1, 5, 40])):
+                item = make_item(rng, 300_000)
+                await (ws.send(item) if rng.random() < 0.5 else send_soon(ws, item))
+                self.sent.append(item)
+            nursery.cancel_scope.cancel()
+        if self.way == "aclose":
+            await ws.aclose(3_000, "bye")
+        elif self.way == "send_close":
+            await ws.send_close(3_000, "bye")
+            await hear_all(ws)
+        elif self.way == "raise":
+            raise ArithmeticError
+
+    async def listen(self, ws: triows.WebSocket, rng: random.Random) -> None:
+        """Receive until the end, saying things perhaps, and pausing now and then."""
+        pauses = rng.choice([0.0, 0.1])
+        async with trio.open_nursery() as nursery:
+            if self.is_both:
+                nursery.start_soon(chatter, ws)
+            with contextlib.suppress(trio.EndOfChannel, triows.ConnectionBroken):
+                while True:
+                    if rng.random() < pauses:
+                        await trio.sleep(0.003 * rng.random())
+                    self.got.append(await ws.receive())
+            nursery.cancel_scope.cancel()
+        self.reason = ws.close_reason
+        self.is_over.set()
+
+
+async def hear_all(ws: triows.WebSocket) -> None:
+    """Receive whatever comes."""
+    with contextlib.suppress(triows.ConnectionBroken):
+        async for _ in ws:
+            pass
+
+
+async def chatter(ws: triows.WebSocket) -> None:
+    """Send until that is no longer possible."""
+    with contextlib.suppress(triows.ConnectionBroken, trio.ClosedResourceError):
+        while True:
+            await ws.send(b"chatter" * 300)
+
+
+@pytest.fixture(params=["stream", "reactor", "tls"])
+def way(request: pytest.FixtureRequest, tls_contexts: Contexts, warm: None) -> dict[str, Any]:
+    """How the connections are driven."""
+    if request.param == "tls":
+        return {"driver": "stream", "contexts": tls_contexts}
+    return {"driver": request.param}
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_mixed_traffic_with_tasks_all_arrives(warm: None, seed: int, driver: str) -> None:
+async def test_mixed_traffic_with_tasks_all_arrives(seed: int, way: dict[str, Any]) -> None:
     """Whatever the limits, the way of sending and receiving, and the pauses."""
     with trio.fail_after(PATIENCE):
-        await Crowd(seed, driver).meet_tasks()
+        await Crowd(seed, **way).meet_tasks()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_what_was_said_before_the_end_arrives(seed: int, way: dict[str, Any]) -> None:
+    """Whoever ends the connection, in whatever way; and the other side learns the code."""
+    parting = Parting(seed, **way)
+    with trio.fail_after(PATIENCE):
+        await parting.run()
+    assert [describe(one) for one in parting.got] == [describe(one) for one in parting.sent]
+    assert parting.reason is not None
+    assert parting.reason.code == parting.code
 
 
 @pytest.mark.parametrize("seed", SEEDS)
