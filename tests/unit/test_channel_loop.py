@@ -294,6 +294,18 @@ def test_a_message_that_takes_too_long_is_told_by_the_sweep(start):
     assert bench.sink.events == [Failed(1008, "message not finished in time")]
 
 
+def test_parts_that_were_taken_stop_no_clock(start):
+    """A message has a deadline from its first octet, whether or not anything of it is held."""
+    bench = start()
+    bench.session.begin_parts()
+    assert bench.tell(masked(TEXT, b"part", fin=False)) == [Part(b"part", TEXT, is_last=False)]
+    began = bench.loop._slots[0, s.MESSAGE_SINCE]
+    bench.tell(masked(PING))
+    assert bench.loop._slots[0, s.MESSAGE_SINCE] == began > 0
+    bench.tell(masked(0))
+    assert bench.loop._slots[0, s.MESSAGE_SINCE] == 0
+
+
 def test_a_silent_peer_is_lost(start):
     """After the Ping and its time the transport is dropped."""
     bench = start(keepalive=triows.KeepAlive(interval=1, timeout=1))
