@@ -177,6 +177,34 @@ def test_who_comes_between_turns_brings_no_message_twice(start):
     pair[0].close()
 
 
+def test_what_is_sent_because_of_an_end_changes_nothing_that_came_with_it(start):
+    """So many sends that they leave at once, while messages between Pings are to be delivered."""
+    bench = start()
+    others = [socket.socketpair() for _ in range(2)]
+    sinks = [Sink(), Sink()]
+    for (_, theirs), sink in zip(others, sinks, strict=True):
+        assert Session(bench.loop, theirs.detach(), sink)._enter(b"")
+    farewells = s.SEND_CAPACITY + 1
+
+    def bid_farewell(events):
+        assert list(events) == [Closed(1000, "")]
+        for _ in range(farewells):
+            bench.session.send(TEXT, b"")
+
+    sinks[0].deliver = bid_farewell
+    others[0][0].send(masked(CLOSE, b"\x03\xe8"))
+    others[1][0].send(
+        masked(PING, b"1" * 9) + masked(TEXT, b"first") + masked(PING, b"2" * 9) + masked(TEXT)
+    )
+    bench.turn()
+    assert sinks[1].events == [Message("first", 5), Message("", 0)]
+    assert parse_frames(others[0][0].recv(100)) == [(0x88, b"\x03\xe8")]
+    assert parse_frames(others[1][0].recv(100)) == [(0x8A, b"1" * 9), (0x8A, b"2" * 9)]
+    assert parse_frames(bench.hear()) == [(0x81, b"")] * farewells
+    for peer, _ in others:
+        peer.close()
+
+
 def test_more_timeouts_at_once_than_there_are_rows_are_all_told(start):
     """A sweep writes no more rows than there is room for; the next goes on."""
     count = s.ROW_CAPACITY + 2_000

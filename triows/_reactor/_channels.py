@@ -46,7 +46,7 @@ from triows._nursery import unwrapped_nursery
 from triows._options import KeepAlive, Limits
 from triows._reactor._blocks import Block
 from triows._reactor._callbacks import END_OF
-from triows._reactor._loop import BUDGET, Loop, Octets, nanoseconds
+from triows._reactor._loop import BUDGET, LAST, Loop, Octets, nanoseconds
 from triows._reactor._moving import Moved, discard, put_in
 from triows._reactor._outbox import Outbox
 from triows._reactor._topics import Seat, Stage
@@ -242,7 +242,12 @@ class ChannelLoop(Loop):
         self.bell()
 
     def _serve_rows(self) -> None:
-        """Hand what was received to the channels, a connection's rows in one go."""
+        """Hand what was received to the channels, a connection's rows in one go.
+
+        What is sent meanwhile may grow so much that it leaves before the last row was handed over.
+        No row is answered then: a Pong takes the place of payloads that lie before its Ping.
+        """
+        self._row = 0
         words, octets, sessions = self._words, self._octets, self._sessions_by_slot
         count = words[s.ROW_COUNT]
         flat = iter(words[s.ROWS : s.ROWS + s.ROW_FIELDS * count].tolist())
@@ -271,6 +276,7 @@ class ChannelLoop(Loop):
                 session.take_message(octets[start : start + size].tobytes(), size)
         if events:
             session.deliver(events)
+        self._row = LAST
         # The answers are zero, which is DISCARD: no one has ever written others.
 
     def _reap(self) -> None:
