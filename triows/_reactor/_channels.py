@@ -46,7 +46,7 @@ from triows._nursery import unwrapped_nursery
 from triows._options import KeepAlive, Limits
 from triows._reactor._blocks import Block
 from triows._reactor._callbacks import END_OF
-from triows._reactor._loop import BUDGET, LAST, Loop, Octets, nanoseconds
+from triows._reactor._loop import BUDGET, LAST, Loop, Octets, Sendable, nanoseconds, plain
 from triows._reactor._moving import Moved, discard, put_in
 from triows._reactor._outbox import Outbox
 from triows._reactor._topics import Seat, Stage
@@ -376,7 +376,7 @@ class Session:
         """Gives the channel a message, where nothing else is to be given before; for the loop."""
         self._slot = -1
         self._queue_size = 0  # where the loop keeps it
-        self._early: list[tuple[Octets, int]] | None = []
+        self._early: list[tuple[Sendable, int]] | None = []
         self._epoch = self._noted = 0
         self._gives_parts = self._has_closed = self._is_special = self._is_within = False
         self._is_cut = self._is_paused = self._compresses_parts = False
@@ -458,6 +458,10 @@ class Session:
 
     def send_prepared(self, message: PreparedMessage) -> None:
         """Queue a message that goes to others too."""
+        if self._early is not None and self._descriptor < 0:  # it comes with what compresses
+            self._noted += len(message) + _HEADER
+            self._early.append((message, message.opcode))
+            return
         deflated = None if self._deflater is None else self._deflater.compress(message)
         if deflated is None:
             self._send(message.opcode, message.payload)
@@ -707,8 +711,12 @@ class Session:
         self._loop.want(self._slot, s.PARTS if self._gives_parts else 0)
         self._loop.pause(self._slot, self._is_paused)
         for payload, opcode in early or ():
-            whole = opcode in (Opcode.TEXT, Opcode.BINARY)
-            self.send(opcode, payload) if whole else self._send(opcode, payload)
+            if isinstance(payload, PreparedMessage):
+                self.send_prepared(payload)
+            elif opcode in (Opcode.TEXT, Opcode.BINARY):
+                self.send(opcode, payload)
+            else:
+                self._send(opcode, payload)
         for call in self.on_enter:
             call()
         return True
@@ -746,7 +754,7 @@ class Session:
         self._descriptor = -1  # the loop has it
         self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
         for payload, opcode in early or ():
-            self._note(self._slot, self.number, payload, opcode)
+            self._note(self._slot, self.number, plain(payload), opcode)
         for call in self.on_enter:
             call()
         if leftover:
