@@ -39,7 +39,6 @@ from triows._kernels._scan import (
     IS_FULL,
     MESSAGE_END,
     MESSAGE_OPCODE,
-    MESSAGE_RSV,
     NEXT,
     REMAINING,
     ROW_FLAGS,
@@ -121,11 +120,15 @@ def store(loop: Integers, row: Integers, region: Octets, start: int, size: int) 
     return 0
 
 
-@kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64)", inner=True)
+@kernel("int64(int64[::1], int64[::1], uint8[::1], int32[::1], int64, int64[::1])", inner=True)
 def finish_message(
-    loop: Integers, row: Integers, region: Octets, event: Words, slot: int, opcode: int
+    loop: Integers, row: Integers, region: Octets, event: Words, slot: int, found: Integers
 ) -> int:
-    """Serve the message that has been joined in its block; returns 0 or BROKEN."""
+    """Serve the message that has been joined in its block; returns 0 or BROKEN.
+
+    found  what the scan said of its last piece; by now it may have begun with the next message
+    """
+    opcode = found[ROW_OPCODE]
     size = row[s.MESSAGE_STORED]
     message = block(row[s.MESSAGE], row[s.MESSAGE_ROOM])
     row[s.MESSAGE_SINCE] = 0
@@ -135,7 +138,7 @@ def finish_message(
         handle = row[s.MESSAGE]
         loop[s.INCOMPLETE] -= size
         row[s.MESSAGE] = row[s.MESSAGE_STORED] = row[s.MESSAGE_ROOM] = 0
-        is_compressed = row[MESSAGE_RSV]
+        is_compressed = found[ROW_FLAGS] & COMPRESSED
         start = MESSAGE_HEADROOM
         return collect(loop, row, slot, opcode, message, start, size, handle, is_compressed)
     result = 0
@@ -192,7 +195,7 @@ def serve_piece(
         return 0
     result = store(loop, row, region, start, size)
     if result == 0 and found[ROW_FLAGS] & MESSAGE_END:
-        return finish_message(loop, row, region, event, slot, opcode)
+        return finish_message(loop, row, region, event, slot, found)
     return result
 
 
@@ -310,7 +313,7 @@ def receive_message(
     if table[0, ROW_FLAGS] & FRAME_END:
         loop[s.FRAMES_IN] += 1
     if table[0, ROW_FLAGS] & MESSAGE_END:
-        return finish_message(loop, row, region, event, slot, table[0, ROW_OPCODE])
+        return finish_message(loop, row, region, event, slot, table[0])
     return collect_part(loop, row, slot) if loop[s.COLLECTS] else 0
 
 
