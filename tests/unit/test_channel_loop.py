@@ -258,6 +258,17 @@ def test_a_paused_peer_is_not_read_and_not_held_against(start):
     assert bench.sink.events == [Message("begunended", 10)]
 
 
+def test_a_peer_is_read_again_however_little_it_has_taken(start):
+    """Else two that have both been paused would wait for each other."""
+    bench = start()
+    bench.session.send(BINARY, bytes(300_000))
+    bench.turn()
+    bench.session.pause()
+    bench.session.resume()
+    assert bench.tell(masked(TEXT, b"read")) == [Message("read", 4)]
+    assert bench.session.unsent > 100_000
+
+
 def test_pongs_and_ends_are_events(start):
     """A Pong that came, then the peer's Close, which is answered."""
     bench = start()

@@ -71,7 +71,8 @@ class ChannelLoop(Loop):
 
     def __init__(self, limits: Limits, keepalive: KeepAlive) -> None:
         super().__init__(0, limits, keepalive, region=REGION)
-        self._words[s.HIGH_WATER] = self._words[s.SEND_LIMIT] = _NEVER
+        for mark in (s.HIGH_WATER, s.LOW_WATER, s.SEND_LIMIT):
+            self._words[mark] = _NEVER
         self._octets = self._region.data
         self._slot_words = self._slots.data.cast("B").cast("q")
         self._sessions_by_slot: list[Session | None] = []
