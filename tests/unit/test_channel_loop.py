@@ -269,6 +269,18 @@ def test_a_peer_is_read_again_however_little_it_has_taken(start):
     assert bench.session.unsent > 100_000
 
 
+def test_what_is_sent_before_a_connection_has_come_is_unsent_until_then(start):
+    """Whatever leaves for others meanwhile."""
+    bench = start()
+    session = Session(bench.loop, -1, Sink())
+    for _ in range(3):
+        assert session.offer(BINARY, bytes(1_000), 3_000)
+        bench.session.send(TEXT, b"to another")
+        bench.loop.settle()
+    assert session.unsent > 3_000
+    assert not session.offer(BINARY, b"", 3_000)
+
+
 def test_pongs_and_ends_are_events(start):
     """A Pong that came, then the peer's Close, which is answered."""
     bench = start()

@@ -432,7 +432,7 @@ class Session:
 
     def _send(self, opcode: int, payload: Octets) -> None:
         loop = self._loop
-        if self._epoch != loop.epoch:
+        if self._epoch != loop.epoch and self._early is None:  # what is early waits until it is not
             self._epoch = loop.epoch
             self._noted = 0
         self._noted += len(payload) + _HEADER
