@@ -177,6 +177,34 @@ def test_who_comes_between_turns_brings_no_message_twice(start):
     pair[0].close()
 
 
+def test_what_is_sent_because_of_an_end_changes_nothing_that_came_with_it(start):
+    """So many sends that they leave at once, while messages between Pings are to be delivered."""
+    bench = start()
+    others = [socket.socketpair() for _ in range(2)]
+    sinks = [Sink(), Sink()]
+    for (_, theirs), sink in zip(others, sinks, strict=True):
+        assert Session(bench.loop, theirs.detach(), sink)._enter(b"")
+    farewells = s.SEND_CAPACITY + 1
+
+    def bid_farewell(events):
+        assert list(events) == [Closed(1000, "")]
+        for _ in range(farewells):
+            bench.session.send(TEXT, b"")
+
+    sinks[0].deliver = bid_farewell
+    others[0][0].send(masked(CLOSE, b"\x03\xe8"))
+    others[1][0].send(
+        masked(PING, b"1" * 9) + masked(TEXT, b"first") + masked(PING, b"2" * 9) + masked(TEXT)
+    )
+    bench.turn()
+    assert sinks[1].events == [Message("first", 5), Message("", 0)]
+    assert parse_frames(others[0][0].recv(100)) == [(0x88, b"\x03\xe8")]
+    assert parse_frames(others[1][0].recv(100)) == [(0x8A, b"1" * 9), (0x8A, b"2" * 9)]
+    assert parse_frames(bench.hear()) == [(0x81, b"")] * farewells
+    for peer, _ in others:
+        peer.close()
+
+
 def test_more_timeouts_at_once_than_there_are_rows_are_all_told(start):
     """A sweep writes no more rows than there is room for; the next goes on."""
     count = s.ROW_CAPACITY + 2_000
@@ -242,6 +270,18 @@ def test_a_peer_is_read_again_however_much_waits_for_it(start):
     assert bench.tell(masked(TEXT, b"hello")) == [Message("hello", 5)]
 
 
+def test_what_is_sent_before_a_connection_has_come_is_unsent_until_then(start):
+    """Whatever leaves for others meanwhile."""
+    bench = start()
+    session = Session(bench.loop, -1, Sink())
+    for _ in range(3):
+        assert session.offer(BINARY, bytes(1_000), 3_000)
+        bench.session.send(TEXT, b"to another")
+        bench.loop.settle()
+    assert session.unsent > 3_000
+    assert not session.offer(BINARY, b"", 3_000)
+
+
 def test_pongs_and_ends_are_events(start):
     """A Pong that came, then the peer's Close, which is answered."""
     bench = start()
@@ -304,6 +344,18 @@ def test_a_message_that_takes_too_long_is_told_by_the_sweep(start):
     bench.loop._words[s.NEXT_SWEEP] = 0
     bench.turn()
     assert bench.sink.events == [Failed(1008, "message not finished in time")]
+
+
+def test_parts_that_were_taken_stop_no_clock(start):
+    """A message has a deadline from its first octet, whether or not anything of it is held."""
+    bench = start()
+    bench.session.begin_parts()
+    assert bench.tell(masked(TEXT, b"part", fin=False)) == [Part(b"part", TEXT, is_last=False)]
+    began = bench.loop._slots[0, s.MESSAGE_SINCE]
+    bench.tell(masked(PING))
+    assert bench.loop._slots[0, s.MESSAGE_SINCE] == began > 0
+    bench.tell(masked(0))
+    assert bench.loop._slots[0, s.MESSAGE_SINCE] == 0
 
 
 def test_a_silent_peer_is_lost(start):

@@ -108,6 +108,16 @@ def test_pings_are_answered_masked_and_in_order(start):
     assert bench.tell(build_frame(PONG, b"?")) == [Ponged(b"?")]
 
 
+def test_a_flood_of_empty_messages_is_read_whole(start):
+    """A server's frames are of 2 octets at the least: a receive brings three times a client's."""
+    bench = start()
+    flood = build_frame(TEXT) * (s.RECEIVE_SIZE // 2 - 1) + b"\xff\xff"
+    assert bench.peer.send(flood) == s.RECEIVE_SIZE
+    bench.turn()
+    assert bench.sink.events[:-1] == [Message("", 0)] * (s.RECEIVE_SIZE // 2 - 1)
+    assert bench.sink.events[-1] == Failed(1002, "reserved opcode")
+
+
 def test_a_client_waits_for_its_server_to_drop_the_transport(start):
     """After both Closes too; what still comes is not heard (RFC 6455 §7.1.1)."""
     bench = start()

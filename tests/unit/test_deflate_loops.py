@@ -77,7 +77,7 @@ def test_a_compressed_message_is_handled_and_echoed(start, size, debug):
     assert pair.handler.of("frame") == [(1, b"x" * size, BINARY)]
 
 
-@pytest.mark.parametrize("step", [1, 3, 1 << 20])
+@pytest.mark.parametrize("step", [1, 3, 23, 29, 31, 41, 1 << 20])
 def test_batches_and_cuts_change_nothing(start, step):
     """Compressed and plain messages, fragments and pings are handled in the order they came."""
     octets = deflated(HELLO)
@@ -105,6 +105,20 @@ def test_batches_and_cuts_change_nothing(start, step):
         (BINARY, b"more"),
         (BINARY, bytes(300)),
     ]
+
+
+@pytest.mark.parametrize("is_last_compressed", [False, True])
+def test_the_end_of_a_message_may_come_with_the_next_of_the_other_kind(start, is_last_compressed):
+    """A message is what its own first frame says, whatever has begun behind it."""
+    first, last = bytes(40_000), b"last" * 9
+    one, two = compressed(BINARY, first), masked(TEXT, last)
+    if is_last_compressed:
+        one, two = masked(BINARY, first), compressed(TEXT, last)
+    pair = start(frame=echo)
+    client = connect(pair)
+    for cut in (3, 9, len(one) - 1):
+        reply = pair.talk(client, one[:cut]) + pair.talk(client, one[cut:] + two)
+        assert opened(reply) == [(BINARY, first), (TEXT, last)]
 
 
 def test_a_batch_of_compressed_messages_leaves_in_one_send(start):

@@ -9,7 +9,17 @@ import trio
 import trio.testing
 
 import triows
-from tests.conformance.peer import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Peer, build_frame
+from tests.conformance.peer import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Peer,
+    build_frame,
+    build_request,
+)
 from tests.sessions import open_session
 from triows import ConnectionBroken
 
@@ -307,6 +317,31 @@ async def test_a_compressed_message_that_promotes_is_echoed(threads: int, first:
                 await ws.send("behind it")
                 assert await client.receive() == "again and again " * 40
                 assert await client.receive() == "behind it"
+
+
+async def test_what_is_not_to_be_compressed_is_not_before_the_move_either(threads: int):
+    """What is said of a message holds for those too that are sent at once."""
+    answers = (None, False, True)
+
+    class Hasty(triows.Handler):
+        def on_frame(self, conn: triows.Connection, payload: memoryview, opcode: int) -> None:
+            ws = conn.promote()
+            for compress in answers:
+                ws.send_nowait(bytes(1_000), compress=compress)
+            ws.send_nowait(bytes(3_000))
+
+    deflate = triows.Deflate(threshold=2_000)
+    async with triows.open_reactor(Hasty(), threads=threads, deflate=deflate) as reactor:
+        await reactor.listen(0)
+        peer = Peer(await trio.open_tcp_stream("127.0.0.1", reactor.port), PATIENCE)
+        field = (b"Sec-WebSocket-Extensions", b"permessage-deflate")
+        await peer.handshake(build_request(b"GET /chat HTTP/1.1", field))
+        await peer.send_frame(TEXT, b"promote")
+        frames = [await peer.receive_message() for _ in range(4)]
+        assert [frame.is_compressed for frame in frames] == [False, False, True, True]
+        await peer.send_frame(CLOSE, b"\x03\xe8")
+        assert (await peer.receive_frame()).opcode == CLOSE
+        await trio.aclose_forcefully(peer.stream)
 
 
 def test_without_trio_there_is_nothing_to_be_promoted_to(warm_sessions: None):

@@ -630,12 +630,13 @@ def test_a_quiet_peer_is_pinged_and_then_dropped(start):
     assert not is_over(lively)
 
 
-def test_a_message_that_is_never_finished_is_refused(start):
+@pytest.mark.parametrize("first", [b"x", b""])
+def test_a_message_that_is_never_finished_is_refused(start, first):
     """A message has a deadline from its first octet, pings between its pieces or not."""
     pair = start(limits=triows.Limits(message_timeout=60))
     client = pair.connect()
 
-    pair.talk(client, masked(BINARY, b"x", fin=False))
+    pair.talk(client, masked(BINARY, first, fin=False))
     pair.shift(30)
     pair.talk(client, masked(PING) + masked(0, b"y", fin=False))
     drain(client)

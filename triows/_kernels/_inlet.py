@@ -215,7 +215,7 @@ def carry_over(loop: Integers, row: Integers, region: Octets, start: int, stop: 
         if row[s.CARRY] == 0:
             return TOO_MUCH_INCOMPLETE
         move(block(row[s.CARRY], s.HEADROOM), 0, region, start, size)
-    if size == 0 and row[s.MESSAGE_STORED] == 0 and row[REMAINING] == 0:
+    if size == 0 and row[MESSAGE_OPCODE] == 0:  # a message may have begun of which nothing is held
         row[s.MESSAGE_SINCE] = 0
     elif row[s.MESSAGE_SINCE] == 0:
         row[s.MESSAGE_SINCE] = loop[s.NOW]

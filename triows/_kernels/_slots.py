@@ -168,7 +168,7 @@ FIELD_SIZE: Final = 3
 FIELD_BLOCK: Final = 4  # 0 for the region
 FIELD_ANSWER: Final = 5
 ROWS_ENOUGH: Final = 512  # with as many, no other socket is served
-ROW_CAPACITY: Final = 11_456  # which one receive of empty frames may fill
+ROW_CAPACITY: Final = 33_344  # which one receive of a server's empty frames may fill: of 2 octets
 
 # Then its sends, int64 (SEND_FIELDS,) each, which Python writes.
 SENDS_AT: Final = ROWS + ROW_FIELDS * ROW_CAPACITY

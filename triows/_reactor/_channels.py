@@ -46,7 +46,7 @@ from triows._nursery import unwrapped_nursery
 from triows._options import KeepAlive, Limits
 from triows._reactor._blocks import Block
 from triows._reactor._callbacks import END_OF
-from triows._reactor._loop import BUDGET, Loop, Octets, nanoseconds
+from triows._reactor._loop import BUDGET, LAST, Loop, Octets, Sendable, nanoseconds, plain
 from triows._reactor._moving import Moved, discard, put_in
 from triows._reactor._outbox import Outbox
 from triows._reactor._topics import Seat, Stage
@@ -71,8 +71,8 @@ class ChannelLoop(Loop):
 
     def __init__(self, limits: Limits, keepalive: KeepAlive) -> None:
         super().__init__(0, limits, keepalive, region=REGION)
-        for limit in (s.HIGH_WATER, s.LOW_WATER, s.SEND_LIMIT):
-            self._words[limit] = _NEVER
+        for mark in (s.HIGH_WATER, s.LOW_WATER, s.SEND_LIMIT):
+            self._words[mark] = _NEVER
         self._octets = self._region.data
         self._slot_words = self._slots.data.cast("B").cast("q")
         self._sessions_by_slot: list[Session | None] = []
@@ -243,7 +243,12 @@ class ChannelLoop(Loop):
         self.bell()
 
     def _serve_rows(self) -> None:
-        """Hand what was received to the channels, a connection's rows in one go."""
+        """Hand what was received to the channels, a connection's rows in one go.
+
+        What is sent meanwhile may grow so much that it leaves before the last row was handed over.
+        No row is answered then: a Pong takes the place of payloads that lie before its Ping.
+        """
+        self._row = 0
         words, octets, sessions = self._words, self._octets, self._sessions_by_slot
         count = words[s.ROW_COUNT]
         flat = iter(words[s.ROWS : s.ROWS + s.ROW_FIELDS * count].tolist())
@@ -272,6 +277,7 @@ class ChannelLoop(Loop):
                 session.take_message(octets[start : start + size].tobytes(), size)
         if events:
             session.deliver(events)
+        self._row = LAST
         # The answers are zero, which is DISCARD: no one has ever written others.
 
     def _reap(self) -> None:
@@ -371,7 +377,7 @@ class Session:
         """Gives the channel a message, where nothing else is to be given before; for the loop."""
         self._slot = -1
         self._queue_size = 0  # where the loop keeps it
-        self._early: list[tuple[Octets, int]] | None = []
+        self._early: list[tuple[Sendable, int]] | None = []
         self._epoch = self._noted = 0
         self._gives_parts = self._has_closed = self._is_special = self._is_within = False
         self._is_cut = self._is_paused = self._compresses_parts = False
@@ -426,7 +432,7 @@ class Session:
 
     def _send(self, opcode: int, payload: Octets) -> None:
         loop = self._loop
-        if self._epoch != loop.epoch:
+        if self._epoch != loop.epoch and self._early is None:  # what is early waits until it is not
             self._epoch = loop.epoch
             self._noted = 0
         self._noted += len(payload) + _HEADER
@@ -453,6 +459,10 @@ class Session:
 
     def send_prepared(self, message: PreparedMessage) -> None:
         """Queue a message that goes to others too."""
+        if self._early is not None and self._descriptor < 0:  # it comes with what compresses
+            self._noted += len(message) + _HEADER
+            self._early.append((message, message.opcode))
+            return
         deflated = None if self._deflater is None else self._deflater.compress(message)
         if deflated is None:
             self._send(message.opcode, message.payload)
@@ -702,8 +712,12 @@ class Session:
         self._loop.want(self._slot, s.PARTS if self._gives_parts else 0)
         self._loop.pause(self._slot, self._is_paused)
         for payload, opcode in early or ():
-            whole = opcode in (Opcode.TEXT, Opcode.BINARY)
-            self.send(opcode, payload) if whole else self._send(opcode, payload)
+            if isinstance(payload, PreparedMessage):
+                self.send_prepared(payload)
+            elif opcode in (Opcode.TEXT, Opcode.BINARY):
+                self.send(opcode, payload)
+            else:
+                self._send(opcode, payload)
         for call in self.on_enter:
             call()
         return True
@@ -741,7 +755,7 @@ class Session:
         self._descriptor = -1  # the loop has it
         self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
         for payload, opcode in early or ():
-            self._note(self._slot, self.number, payload, opcode)
+            self._note(self._slot, self.number, plain(payload), opcode)
         for call in self.on_enter:
             call()
         if leftover:
