@@ -89,6 +89,13 @@ class Driver(Protocol):
         that what is unread is no larger than it was on the wire, and costs no one time.
         """
 
+    @property
+    def is_mid_message(self) -> bool:
+        """Whether a message that is sent in parts has begun and is not whole: no other may be sent.
+
+        `Sink.make_room` is called when it is whole.
+        """
+
     # Only while `is_open`.
 
     def send(self, opcode: int, payload: bytes) -> None:

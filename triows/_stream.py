@@ -153,6 +153,13 @@ class StreamDriver:
         """Queue a part of a message."""
         self._engine.send_part(opcode, payload, is_last=is_last, compress=compress)
         self.flush()
+        if is_last:
+            self._sink.make_room()
+
+    @property
+    def is_mid_message(self) -> bool:
+        """Whether no other message may be sent before a part that is to come."""
+        return self._engine.is_sending_parts
 
     def ping(self, payload: bytes) -> None:
         """Queue a Ping; ValueError if it is too long."""

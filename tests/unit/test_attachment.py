@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 import triows
-from tests.conformance.peer import BINARY, CLOSE, TEXT, Frame, Peer
+from tests.conformance.peer import BINARY, CLOSE, CONTINUATION, TEXT, Frame, Peer
 from triows import BroadcastChannel, Capacity, Delivery, Policy, PreparedMessage
 
 PATIENCE = 10.0
@@ -214,6 +214,55 @@ async def test_subscriptions_and_attachments_share_a_channel(party):
     await peer.expect_nothing()
     statistics = channel.statistics()
     assert (statistics.published, statistics.offered, statistics.delivered) == (2, 3, 3)
+
+
+async def test_what_is_published_waits_for_a_message_in_parts(party):
+    """Nothing but control frames may come between those (RFC 6455 §5.4)."""
+    channel, other = BroadcastChannel[str](), BroadcastChannel[str](history=5)
+    ws, peer = await party.meet()
+    channel.attach(ws)
+    other.publish_nowait("history")
+    channel.publish_nowait("before")
+    async with ws.open_message(text=True) as message:
+        channel.publish_nowait("as well")
+        await message.send("a")
+        for text in ("1", "2"):
+            channel.publish_nowait(text)
+            await settle()
+        other.attach(ws)
+        other.publish_nowait("news")
+        await message.send("b")
+        await settle()
+        channel.publish_nowait("3")
+    channel.publish_nowait("after")
+    await settle()
+
+    frames = [await peer.receive_frame() for _ in range(5)]
+    assert [(one.fin, one.opcode, one.payload) for one in frames] == [
+        (True, TEXT, b"before"),
+        (True, TEXT, b"as well"),
+        (False, TEXT, b"a"),
+        (False, CONTINUATION, b"b"),
+        (True, CONTINUATION, b""),
+    ]
+    rest = await take(peer, 6)
+    assert [one for one in rest if one in (b"history", b"news")] == [b"history", b"news"]
+    assert [one for one in rest if one not in (b"history", b"news")] == [b"1", b"2", b"3", b"after"]
+    channel.publish_nowait("and on")
+    assert await take(peer, 1) == [b"and on"]
+
+
+async def test_what_waits_for_a_message_in_parts_is_bounded(party):
+    """By its policy, as where the peer is slow."""
+    channel = BroadcastChannel[str]()
+    ws, peer = await party.meet()
+    channel.attach(ws, Policy.DROP_OLDEST, 2)
+    async with ws.open_message(text=False) as message:
+        await message.send(b"part")
+        for number in range(5):
+            channel.publish_nowait(str(number))
+        assert ws.is_open
+    assert await take(peer, 4) == [b"part", b"", b"3", b"4"]
 
 
 async def test_a_client_publishes_to_its_server_too(party, nursery):

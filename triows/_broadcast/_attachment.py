@@ -119,8 +119,8 @@ class Attachment:
     ) -> None:
         """Begin with the end of the *history*; raises what `WebSocket.attach` does."""
         self._place = place
-        greeting = place.end_that_fits(history)
         if isinstance(target, Connection):
+            greeting = place.end_that_fits(history)
             self._leave = target.join(self._channel.stage(), place, greeting, publishes=publishes)
             if self._leave is None:
                 self.end()
@@ -129,6 +129,11 @@ class Attachment:
             raise TypeError("only a reactor's connections have compiled handlers that publish")
         driver = target.attach(self)
         self._ws, self._driver = target, driver
+        greeting = []
+        if driver.is_mid_message:
+            place.keep_end_that_fits(history)
+        else:
+            greeting = place.end_that_fits(history)
         if not self._join(driver, greeting):
             for message in greeting:
                 driver.send_prepared(message)
@@ -148,7 +153,7 @@ class Attachment:
             return
         self._channel.expel(self)
         greeting: list[PreparedMessage] = []
-        while not self._place.is_empty:
+        while not self._place.is_empty and not driver.is_mid_message:
             greeting += self._place.take(ENOUGH_UNSENT)
         self._join(driver, greeting)
 
@@ -190,13 +195,18 @@ class Attachment:
     def _may_send(self) -> bool:
         driver = self._driver
         assert driver is not None
-        return self._place.is_empty and driver.is_open and driver.unsent < ENOUGH_UNSENT
+        return self._place.is_empty and self._has_room(driver)
+
+    @staticmethod
+    def _has_room(driver: Driver) -> bool:
+        """Whether the connection takes another message of the channel's."""
+        return driver.is_open and not driver.is_mid_message and driver.unsent < ENOUGH_UNSENT
 
     def feed(self) -> None:
-        """Send what waits: octets have left."""
+        """Send what waits: octets have left, or a message in parts is whole."""
         driver = self._driver
         if self._leave is None and driver is not None:
-            while not self._place.is_empty and driver.is_open and driver.unsent < ENOUGH_UNSENT:
+            while not self._place.is_empty and self._has_room(driver):
                 for message in self._place.take(1):
                     driver.send_prepared(message)
 

@@ -148,7 +148,8 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         Items must be ``str``, octets or `triows.PreparedMessage` from then on. Each is framed
         once, whoever it goes to. What is published before anything is waited for leaves in
         one system call for each connection, together with what else is due there; a
-        connection sees it in the order of the calls among what was sent to it otherwise.
+        connection sees it in the order of the calls among what was sent to it otherwise. While
+        a message is sent in parts (`WebSocket.open_message`), items wait until that is whole.
 
         The history is sent first, as much of its end as there is *capacity* for. Use it in
         a ``with`` block, or leave it to the connection's end.

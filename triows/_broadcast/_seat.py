@@ -50,6 +50,11 @@ class Place:
         """Return the end of a history that there is room for at first."""
         return [one.prepared for one in self.backlog.end_that_fits(history)]
 
+    def keep_end_that_fits(self, history: Sequence[Entry]) -> None:
+        """Let the end of a history wait for which there is room."""
+        for entry in self.backlog.end_that_fits(history):
+            self.backlog.offer(entry)
+
     def has_room(self, size: int) -> bool:
         """Say whether publishers need not wait for it with *size* octets."""
         return not self._is_blocking or self.backlog.fits(size)

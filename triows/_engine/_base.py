@@ -204,6 +204,11 @@ class Engine(ABC):
         else:
             self._append(FIN | RSV1 | message.opcode, deflated)
 
+    @property
+    def is_sending_parts(self) -> bool:
+        """Whether the last part of a message is still to be queued."""
+        return self._is_sending_parts
+
     def send_part(
         self, opcode: int, payload: bytes, *, is_last: bool, compress: bool = True
     ) -> None:

@@ -475,12 +475,23 @@ class Session:
         """Queue a part of a message."""
         first = int(Opcode.CONTINUATION)
         if not self._is_within:
+            if not is_last and self._slot >= 0:
+                self._loop.fan.hold(self._slot)
             self._compresses_parts = compress and self._deflater is not None
             first = opcode | s.COMPRESSED if self._compresses_parts else opcode
         self._is_within = not is_last
         if self._compresses_parts and self._deflater is not None:
             payload = self._deflater.compress_part(payload, is_last=is_last)
         self._send(first if is_last else first | s.UNFINISHED, payload)
+        if is_last:
+            if self._slot >= 0:
+                self._loop.fan.let_go(self._slot)
+            self._sink.make_room()
+
+    @property
+    def is_mid_message(self) -> bool:
+        """Whether no other message may be sent before a part that is to come."""
+        return self._is_within
 
     def ping(self, payload: bytes) -> None:
         """Queue a Ping; ValueError if it is too long."""
@@ -718,6 +729,8 @@ class Session:
                 self.send(opcode, payload)
             else:
                 self._send(opcode, payload)
+        if self._is_within:
+            self._loop.fan.hold(self._slot)
         for call in self.on_enter:
             call()
         return True
@@ -756,6 +769,8 @@ class Session:
         self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
         for payload, opcode in early or ():
             self._note(self._slot, self.number, plain(payload), opcode)
+        if self._is_within:
+            self._loop.fan.hold(self._slot)
         for call in self.on_enter:
             call()
         if leftover:

@@ -47,6 +47,7 @@ class Fan:
         self._batched: list[Topic] = []
         self._batches: list[bytearray] = []
         self._is_attending = False
+        self._held: set[int] = set()  # slots that are sent nothing for now
         self._show_table()
 
     # Topics.
@@ -115,7 +116,25 @@ class Fan:
         if publishes:
             row[s.BOUND] = topic.index + 1
             self._bound[topic] = self._bound.get(topic, 0) + 1
+        if slot in self._held:
+            topic.make_slow(member)
         return member
+
+    def hold(self, slot: int) -> None:
+        """Let what is published wait for a connection, in its seats, until `let_go`.
+
+        What was published before is sent.
+        """
+        self._held.add(slot)
+        for member in self._members.get(slot, [])[:]:
+            self._send_unsent(member)
+            if member.index >= 0:
+                member.topic.make_slow(member)
+
+    def let_go(self, slot: int) -> None:
+        """Send a connection what is published again, and what has waited."""
+        self._held.discard(slot)
+        self.feed(slot)
 
     def leave(self, member: Member) -> None:
         """Let a member go, if it has not gone: it is sent what was published before."""
@@ -155,6 +174,7 @@ class Fan:
 
     def forget(self, slot: int) -> None:
         """Let a connection go that ends; what it has published is still given out."""
+        self._held.discard(slot)
         for member in self._members.get(slot, [])[:]:
             self._remove(member)
 
@@ -277,7 +297,7 @@ class Fan:
     def feed(self, slot: int) -> None:
         """Send a connection what its seats hold, until it takes no more or they are empty."""
         row = self._loop._slots[slot]
-        while row[s.SLOW] and not row[s.QUEUE_SIZE]:
+        while row[s.SLOW] and not row[s.QUEUE_SIZE] and slot not in self._held:
             for member in self._members.get(slot, [])[:]:
                 if member.index < 0:
                     for message in member.topic.feed(member):

@@ -240,7 +240,7 @@ class Topic:
         for member in [*self._quick, *self.slow]:
             member.seat.skip(count)
             if member.index >= 0 and not member.seat.is_empty:
-                self._make_slow(member)
+                self.make_slow(member)
                 self._fan.feed(member.slot)
 
     def has_room(self, size: int) -> bool:
@@ -345,12 +345,13 @@ class Topic:
             ends = accumulate(len(one.prepared.frame) for one in rest)
             done = bisect_right(list(ends), at)
             member = self._quick[index]
-            self._make_slow(member)
+            self.make_slow(member)
             seated.append(member)
             self._offer((member,), rest[done:])
         return seated
 
-    def _make_slow(self, member: Member) -> None:
+    def make_slow(self, member: Member) -> None:
+        """Let what is published wait for a member, in its seat, until `feed` empties that."""
         self._remove_quick(member)
         self.slow[member] = None
         self._listen()
