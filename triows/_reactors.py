@@ -21,7 +21,7 @@ from triows._engine import PerMessageDeflate, Request, ServerHandshake, check_su
 from triows._faultlog import FaultLog
 from triows._hub import shared_hub, why_no_reactor
 from triows._nursery import unwrapped_nursery
-from triows._opening import OnRequest, ServerOpening
+from triows._opening import OnRequest, ServerOpening, check_origins
 from triows._options import Deflate, KeepAlive, Limits
 from triows._patience import EXHAUSTED, back_off
 from triows._reactor import (
@@ -114,7 +114,7 @@ class Reactor:
 
     Raises:
         TypeError: *handler* is neither, or *compiled* is not compiled.
-        ValueError: *threads* is negative.
+        ValueError: *threads* or *shutdown_grace* is negative, or a setting malformed.
         RuntimeError: there is no epoll here, or ``TRIOWS_DRIVER=stream`` rules it out.
     """
 
@@ -148,6 +148,8 @@ class Reactor:
             threads = 1 if handler is None else 0
         if threads < 0:
             raise ValueError(f"threads is {threads}, not 0 or more")
+        if not shutdown_grace >= 0:
+            raise ValueError(f"shutdown_grace is {shutdown_grace}, not 0 or more")
         if handler is None and compiled is None and deflate is not None:
             compiled = _ECHO
         self._handler = handler
@@ -156,7 +158,7 @@ class Reactor:
         self._is_debugging = debug
         self._threads = threads
         self._on_request = on_request
-        self._origins = origins
+        self._origins = check_origins(origins)
         self._subprotocols = check_subprotocols(subprotocols)
         self._limits = limits
         self._keepalive = keepalive

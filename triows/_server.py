@@ -32,7 +32,7 @@ from triows._engine import (
 from triows._faultlog import FaultLog, sift
 from triows._hub import DriverName, Hub, check_driver, open_hub, shared_driver
 from triows._nursery import unwrapped_nursery
-from triows._opening import OnRequest, ServerOpening
+from triows._opening import OnRequest, ServerOpening, check_origins
 from triows._options import Deflate, KeepAlive, Limits
 from triows._patience import PatientListener
 from triows._reactor import NO_LOOP, LoopStatistics, Terms
@@ -449,19 +449,6 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
         for listener in listeners:
             await trio.aclose_forcefully(listener)
     raise AssertionError("trio.serve_listeners never returns")
-
-
-def check_origins(origins: Collection[str | None] | None) -> Collection[str | None] | None:
-    """Return *origins* in the lower case in which they are compared.
-
-    Raises:
-        TypeError: it is a single origin.
-    """
-    if isinstance(origins, str):
-        raise TypeError(f"origins is a collection of origins, not one: {origins!a}")
-    if origins is None:
-        return None
-    return frozenset(None if one is None else one.lower() for one in origins)
 
 
 def _is_only_the_end(error: BaseException) -> bool:
