@@ -146,6 +146,14 @@ class Server:
 
     # One connection.
 
+    @trio.lowlevel.enable_ki_protection  # no connection is taken and then forgotten
+    async def accept_from(self, listener: trio.abc.Listener[Any]) -> NoReturn:
+        """Give each connection of a listener a task; closes the listener in the end."""
+        assert self.nursery is not None
+        async with PatientListener(listener) as patient:
+            while True:
+                self.nursery.start_soon(self.serve_connection, await patient.accept())
+
     async def serve_connection(self, stream: trio.abc.Stream) -> None:
         """Take a connection from accept to its end, or to a task of its handler's own.
 
@@ -439,16 +447,13 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
             nursery = await stack.enter_async_context(unwrapped_nursery())
             nursery.start_soon(server.stop_in_order)
             server.nursery = handler_nursery or nursery
+            for listener in listeners:
+                nursery.start_soon(server.accept_from, listener)
             task_status.started(server)
-            await trio.serve_listeners(
-                server.serve_connection,
-                [PatientListener(one) for one in listeners],
-                handler_nursery=server.nursery,
-            )
     finally:
         for listener in listeners:
             await trio.aclose_forcefully(listener)
-    raise AssertionError("trio.serve_listeners never returns")
+    raise AssertionError("a server only ends by an exception")
 
 
 def _is_only_the_end(error: BaseException) -> bool:
