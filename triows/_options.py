@@ -1,6 +1,7 @@
 """Settings: frozen values with safe defaults, in octets and seconds."""
 
 import math
+from typing import Any
 
 import attrs
 from attrs.validators import ge, gt, in_
@@ -114,3 +115,21 @@ class Deflate:
 
 NO_KEEPALIVE = KeepAlive(interval=math.inf, timeout=math.inf)
 """Never ping, never drop a quiet peer."""
+
+
+def check_kind(name: str, value: object, *kinds: Any) -> None:
+    """Let a setting pass that is of one of *kinds*: classes, or None for itself.
+
+    Raises:
+        TypeError: it is of none; the message names it.
+    """
+    if not any(value is None if kind is None else isinstance(value, kind) for kind in kinds):
+        wanted = " or ".join("None" if kind is None else kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} must be {wanted}, not {ascii(value)[:80]}")
+
+
+def check_settings(limits: Limits, keepalive: KeepAlive, deflate: Deflate | None) -> None:
+    """Let the settings of connections pass; TypeError as `check_kind`."""
+    check_kind("limits", limits, Limits)
+    check_kind("keepalive", keepalive, KeepAlive)
+    check_kind("deflate", deflate, Deflate, None)

@@ -31,9 +31,10 @@ from triows._engine import (
 )
 from triows._faultlog import FaultLog, sift
 from triows._hub import DriverName, Hub, check_driver, open_hub, shared_driver
+from triows._listeners import open_listeners
 from triows._nursery import unwrapped_nursery
 from triows._opening import OnRequest, ServerOpening, check_origins
-from triows._options import Deflate, KeepAlive, Limits
+from triows._options import Deflate, KeepAlive, Limits, check_kind, check_settings
 from triows._patience import PatientListener
 from triows._reactor import NO_LOOP, LoopStatistics, Terms
 from triows._spec import CloseCode
@@ -73,6 +74,11 @@ class _Settings:
     deflate: Deflate | None
     has_reactor: bool
     shutdown_grace: float = attrs.field(validator=attrs.validators.ge(0))
+
+    def __attrs_post_init__(self) -> None:
+        check_kind("handler", self.handler, Callable)
+        check_kind("on_request", self.on_request, Callable, None)
+        check_settings(self.limits, self.keepalive, self.deflate)
 
     def make_handshake(self, *, scheme: str, remote: object) -> ServerHandshake:
         return ServerHandshake(
@@ -372,20 +378,18 @@ async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
 
     Raises:
         OSError: the port cannot be listened on.
-        ValueError: an argument is out of range.
+        TypeError, ValueError: an argument is of the wrong kind, or out of range.
 
     Cancelling stops accepting, answers handshakes under way with 503, cancels handlers,
     closes every connection with 1001 and waits for the peers up to *shutdown_grace*.
     """
     check_driver(driver)
+    check_kind("ssl_context", ssl_context, ssl.SSLContext, None)
     await warm_up_in_thread()
     listeners: Sequence[trio.abc.Listener[Any]]
-    if ssl_context is None:
-        listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
-    else:
-        listeners = await trio.open_ssl_over_tcp_listeners(
-            port, ssl_context, host=host, backlog=backlog
-        )
+    listeners = await open_listeners(port, host=host, backlog=backlog)
+    if ssl_context is not None:
+        listeners = [trio.SSLListener(one, ssl_context) for one in listeners]
     await serve_listeners(
         handler,
         listeners,

@@ -214,7 +214,7 @@ def test_a_port_in_use_is_one_line(start) -> None:
         status, output, errors = start("echo", "--port", port).wait()
 
     assert (status, output) == (1, "")
-    assert re.fullmatch(rf"triows echo: cannot serve on 127.0.0.1 port {port}: .*\n", errors)
+    assert re.fullmatch(rf"triows echo: cannot listen on 127.0.0.1 port {port}: .*\n", errors)
 
 
 def test_a_host_that_is_none_is_one_line(start) -> None:
@@ -222,7 +222,7 @@ def test_a_host_that_is_none_is_one_line(start) -> None:
     status, output, errors = start("echo", "--host", "192.0.2.1").wait()
 
     assert (status, output) == (1, "")
-    assert re.fullmatch(r"triows echo: cannot serve on 192.0.2.1 port 0: .*\n", errors)
+    assert re.fullmatch(r"triows echo: cannot listen on 192.0.2.1 port 0: .*\n", errors)
 
 
 def refusal(capsys, *args: str) -> tuple[int, str]:

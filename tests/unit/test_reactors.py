@@ -210,7 +210,14 @@ async def test_origins_have_no_case():
 
 @pytest.mark.parametrize(
     ("setting", "kind"),
-    [({"origins": "https://example.org"}, TypeError), ({"shutdown_grace": -1}, ValueError)],
+    [
+        ({"origins": "https://example.org"}, TypeError),
+        ({"shutdown_grace": -1}, ValueError),
+        ({"limits": None}, TypeError),
+        ({"keepalive": 20}, TypeError),
+        ({"deflate": True}, TypeError),
+        ({"on_request": "/healthz"}, TypeError),
+    ],
     ids=str,
 )
 def test_settings_are_checked_at_once(setting, kind):

@@ -46,3 +46,43 @@ async def test_what_ends_a_server_comes_out_as_it_was_raised(error) -> None:
 
     assert raised.value is error
     assert listener.is_closed
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ({"handler": None}, TypeError),
+        ({"port": 65_536}, ValueError),
+        ({"port": -1}, ValueError),
+        ({"ssl_context": True}, TypeError),
+        ({"on_request": "/healthz"}, TypeError),
+        ({"origins": "https://example.org"}, TypeError),
+        ({"subprotocols": "chat"}, TypeError),
+        ({"limits": {"max_message": 5}}, TypeError),
+        ({"keepalive": 20}, TypeError),
+        ({"keepalive": None}, TypeError),
+        ({"deflate": True}, TypeError),
+        ({"driver": "fast"}, ValueError),
+        ({"shutdown_grace": -1}, ValueError),
+    ],
+    ids=str,
+)
+async def test_settings_are_checked_at_once(setting, kind) -> None:
+    """What cannot be served with is refused by its name, before anyone is served."""
+    (name,) = setting
+    with pytest.raises(kind, match=rf"\b{name}"):
+        await triows.serve(**{"handler": echo, "port": 0} | setting)
+
+
+async def test_an_error_of_listening_says_where() -> None:
+    """A port that is taken is named by the error, which keeps its number."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+
+    async with listener:
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1 port {port}: ") as raised:
+            await triows.serve(echo, port)
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1 port {port}: "):
+            await triows.Reactor().listen(port)
+
+    assert raised.value.errno == errno.EADDRINUSE

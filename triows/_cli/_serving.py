@@ -98,8 +98,7 @@ def run(args: argparse.Namespace) -> int:
         causes = list(_causes(error))
         if not all(isinstance(cause, OSError) for cause in causes):
             raise
-        place = f"{args.host} port {args.port}"
-        return _complain(args.name, f"cannot serve on {place}: {_reason(causes[0])}", status=1)
+        return _complain(args.name, _reason(causes[0]), status=1)
     return 0
 
 
