@@ -43,6 +43,7 @@ from triows._reactor import (
     SessionId,
     Terms,
     ThreadDriver,
+    check_plain,
     handler_fn,
 )
 from triows._sender import Sender
@@ -114,8 +115,8 @@ class Reactor:
             overwritten. Costs a copy of each.
 
     Raises:
-        TypeError: *handler* is neither, *compiled* is not compiled, or a setting is of the
-            wrong kind.
+        TypeError: *handler* is neither, or its callbacks are asynchronous; *compiled* is not
+            compiled; a setting is of the wrong kind.
         ValueError: *threads* or *shutdown_grace* is negative, or a setting malformed.
         RuntimeError: there is no epoll here, or ``TRIOWS_DRIVER=stream`` rules it out.
     """
@@ -681,6 +682,8 @@ def _sorted_handlers(
         )
     if compiled is not None and not isinstance(compiled, CompiledHandler):
         raise TypeError(f"compiled must be made by triows.compiled, not be {compiled!r}")
+    for name in ("on_open", "on_frame", "on_close"):
+        check_plain(getattr(handler, name, None), f"{type(handler).__name__}.{name}")
     return handler, compiled
 
 

@@ -225,3 +225,23 @@ def test_settings_are_checked_at_once(setting, kind):
     (name,) = setting
     with pytest.raises(kind, match=name):
         triows.Reactor(**setting)
+
+
+async def wait_for_it(_payload, _opcode, _more=None):
+    """Be asynchronous."""
+
+
+def test_callbacks_are_no_coroutines():
+    """A callback that would never run, since nothing awaits it, is refused by its name."""
+
+    class Patient(triows.Handler):
+        async def on_frame(self, conn, payload, opcode):
+            conn.echo()
+
+    with pytest.raises(TypeError, match=r"Patient\.on_frame is asynchronous"):
+        triows.Reactor(Patient())
+    for make in (triows.handler_fn, triows.compiled):
+        with pytest.raises(TypeError, match="function is asynchronous"):
+            make(wait_for_it)
+        with pytest.raises(TypeError, match="function must be Callable, not 5"):
+            make(5)

@@ -5,6 +5,8 @@ from typing import TypeAlias
 
 from triows import _kernels as kernels
 from triows._engine import Octets
+from triows._options import check_kind
+from triows._reactor._handlers import check_plain
 
 Function: TypeAlias = Callable[[Octets, int], int]
 
@@ -47,6 +49,11 @@ def compiled(function: Function) -> CompiledHandler:
             CLOSE closes with 1000. If it raises, or returns anything else, its connection
             closes with 1011, and no other.
 
+    Raises:
+        TypeError: it is no function, or an asynchronous one.
+
     Compiled when a reactor first uses it, before that listens; not cached.
     """
+    check_kind("function", function, Callable)
+    check_plain(function, "function")
     return CompiledHandler(function)
