@@ -98,7 +98,7 @@ class _Settings:
         )
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Server:
     """A running server, as `serve` hands it to whoever started it."""
 
@@ -144,6 +144,10 @@ class Server:
     def connections(self) -> frozenset[WebSocket]:
         """The WebSockets that are open now."""
         return frozenset(self._websockets)
+
+    def __repr__(self) -> str:
+        """Say where it listens."""
+        return f"<triows.Server at {self._addresses}, {len(self._websockets)} connections>"
 
     def statistics(self) -> ServerStatistics:
         """Return a snapshot of the server's counts."""

@@ -86,3 +86,11 @@ async def test_an_error_of_listening_says_where() -> None:
             await triows.Reactor().listen(port)
 
     assert raised.value.errno == errno.EADDRINUSE
+
+
+async def test_a_server_says_where_it_is(nursery) -> None:
+    """Its representation is a line: its addresses and how many are connected."""
+    server = await nursery.start(triows.serve, echo, 0)
+
+    assert repr(server) == f"<triows.Server at [('127.0.0.1', {server.port})], 0 connections>"
+    nursery.cancel_scope.cancel()
