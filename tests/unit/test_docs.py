@@ -38,6 +38,16 @@ def test_links_lead_somewhere(page) -> None:
         assert (page.parent / target).is_file(), target
 
 
+def test_the_index_leads_everywhere() -> None:
+    """Each page is linked by the index, and listed in the site's navigation."""
+    linked = set(LINK.findall((ROOT / "docs/index.md").read_text()))
+    listed = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.name != "README.md"}
+
+    assert linked == pages - {"index.md"}
+    assert listed == pages
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_tests_that_pages_name_exist(page) -> None:
     """Each test that a page names, as path::name, is there."""

@@ -46,7 +46,8 @@ def compiled(function: Function) -> CompiledHandler:
         function: takes the payload, a writable ``uint8`` array of any length that is valid
             until it returns, and the opcode, 1 for text or 2 for binary. It returns a
             `Response`: ECHO sends back what it left in the payload, DISCARD nothing,
-            CLOSE closes with 1000. If it raises, or returns anything else, its connection
+            CLOSE closes with 1000, DELIVER hands the message to the handler in Python, PUBLISH
+            to the reactor's channel. If it raises, or returns anything else, its connection
             closes with 1011, and no other.
 
     Raises:
