@@ -14,6 +14,7 @@ from triows._engine import (
     ServerHandshake,
 )
 from triows._faultlog import FaultLog
+from triows._options import check_kind
 
 Answer: TypeAlias = Accept | HTTPResponse | None
 OnRequest: TypeAlias = Callable[[Request], Answer | Awaitable[Answer]]
@@ -155,6 +156,7 @@ class ServerOpening:
         try:
             if isinstance(answer, HTTPResponse):
                 return handshake.refuse(answer), False
+            check_kind("the answer of on_request", answer, Accept, HTTPResponse, None)
             self.subprotocol = handshake.choose_subprotocol(answer.subprotocol)
             return handshake.accept(answer.subprotocol, answer.headers), True
         except Exception as error:  # noqa: BLE001 - whatever the answer is, it is the application's

@@ -1,10 +1,21 @@
 """Settings: frozen values with safe defaults, in octets and seconds."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import attrs
-from attrs.validators import ge, gt, in_
+from attrs.validators import ge, gt
+
+
+def _within(least: int, most: int) -> Callable[[object, "attrs.Attribute[int]", int], None]:
+    """Make a validator of whole numbers."""
+
+    def check(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
+        if value not in range(least, most + 1):
+            raise ValueError(f"{attribute.name!r} must be in {least}..{most}: {value!r}")
+
+    return check
 
 
 @attrs.frozen(kw_only=True)
@@ -87,10 +98,10 @@ class Deflate:
     taking over costs is in `docs/explanation/deflate.md`.
     """
 
-    level: int = attrs.field(default=3, validator=in_(range(1, 10)))
+    level: int = attrs.field(default=3, validator=_within(1, 9))
     """How hard to compress, 1..9, as zlib counts."""
 
-    memory_level: int = attrs.field(default=8, validator=in_(range(1, 10)))
+    memory_level: int = attrs.field(default=8, validator=_within(1, 9))
     """How much memory a compressor may take, 1..9, as zlib counts."""
 
     server_context_takeover: bool = False
@@ -99,10 +110,10 @@ class Deflate:
     client_context_takeover: bool = False
     """Whether what the client sends may (§7.1.1.2)."""
 
-    server_max_window_bits: int = attrs.field(default=15, validator=in_(range(8, 16)))
+    server_max_window_bits: int = attrs.field(default=15, validator=_within(8, 15))
     """How far back what the server sends may refer: 2**8 to 2**15 octets (§7.1.2.1)."""
 
-    client_max_window_bits: int = attrs.field(default=15, validator=in_(range(8, 16)))
+    client_max_window_bits: int = attrs.field(default=15, validator=_within(8, 15))
     """How far back what the client sends may refer (§7.1.2.2)."""
 
     threshold: int = attrs.field(default=256, validator=ge(0))

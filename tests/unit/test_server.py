@@ -1,6 +1,7 @@
 """`serve` and `serve_listeners`: what they refuse, and how they end."""
 
 import errno
+from functools import partial
 
 import pytest
 import trio
@@ -93,4 +94,18 @@ async def test_a_server_says_where_it_is(nursery) -> None:
     server = await nursery.start(triows.serve, echo, 0)
 
     assert repr(server) == f"<triows.Server at [('127.0.0.1', {server.port})], 0 connections>"
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_that_is_none_is_named(nursery, caplog) -> None:
+    """What on_request may not answer with is a 500, and named by the log."""
+    serve = partial(triows.serve, echo, 0, on_request=lambda _request: "welcome")
+    server = await nursery.start(serve)
+
+    with pytest.raises(triows.HandshakeRejected) as raised:
+        async with triows.open_websocket(f"ws://127.0.0.1:{server.port}"):
+            pass
+
+    assert raised.value.status == 500
+    assert "must be Accept or HTTPResponse or None, not 'welcome'" in caplog.text
     nursery.cancel_scope.cancel()
