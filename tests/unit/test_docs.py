@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,16 @@ def test_the_readme_shows_the_whole_echo_server() -> None:
     (_, snippet), *_ = PYTHON.findall((ROOT / "README.md").read_text())
 
     assert snippet == (ROOT / "examples" / "echo_server.py").read_text()
+
+
+def test_each_dependency_has_its_reason() -> None:
+    """docs/explanation/dependencies.md speaks of each package that triows needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs/explanation/dependencies.md").read_text()
+
+    for requirement in project["dependencies"]:
+        name = re.match(r"[\w-]+", requirement)[0]
+        assert re.search(rf"^(\| |\*\*){name}\b", page, re.MULTILINE), name
 
 
 def test_the_reference_lists_every_public_name() -> None:
