@@ -3,24 +3,25 @@
 import argparse
 import gc
 import signal
+import sys
 from functools import partial
 from typing import Any
 
 import trio
 
+import chat
 import triows
-from chat import LARGEST, SUBPROTOCOL, Directory, Front, log_as_json, open_chat, serve_member
 
 
-async def run(directory: Directory, host: str, port: int, **options: Any) -> None:
+async def run(directory: chat.Directory, host: str, port: int, **options: Any) -> None:
     serve = partial(
         triows.serve,
-        partial(serve_member, directory),
+        partial(chat.serve_member, directory),
         port,
         host=host,
-        on_request=Front(),
-        subprotocols=[SUBPROTOCOL],
-        limits=triows.Limits(max_message=LARGEST, receive_queue_messages=32),
+        on_request=chat.Front(),
+        subprotocols=[chat.SUBPROTOCOL],
+        limits=triows.Limits(max_message=chat.LARGEST, receive_queue_messages=32),
         **options,
     )
     async with trio.open_nursery() as nursery:
@@ -37,23 +38,17 @@ async def run(directory: Directory, host: str, port: int, **options: Any) -> Non
 
 
 async def start(args: argparse.Namespace) -> None:
-    async with open_chat(args.history, args.max_clients, args.redis) as directory:
+    async with chat.open_chat(args.history, args.max_clients, args.redis) as directory:
         await run(directory, args.host, args.port, driver=args.driver)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=8765, help="0 for a free one (%(default)s)")
-    parser.add_argument("--history", type=int, default=200, help="messages shown (%(default)s)")
-    parser.add_argument(
-        "--max-clients", type=int, default=10_000, help="at the same time (%(default)s)"
-    )
-    parser.add_argument("--driver", default="auto", help="auto, reactor or stream (%(default)s)")
-    parser.add_argument("--redis", metavar="URL", nargs="+", help="be one chat with all on these")
-    args = parser.parse_args()
-    log_as_json()
-    trio.run(start, args)
+    args = chat.read_options((__doc__ or "").splitlines()[0])
+    chat.log_as_json()
+    try:
+        trio.run(start, args)
+    except* (OSError, ValueError, ModuleNotFoundError) as errors:  # of what it was told
+        sys.exit(f"chat_broker.py: {chat.reason_of(errors)}")
 
 
 if __name__ == "__main__":

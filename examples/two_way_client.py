@@ -27,7 +27,7 @@ async def main(url: str) -> str | None:
     except (OSError, trio.TooSlowError) as error:
         return f"there is no server: {error}"
     except triows.HandshakeRejected as rejected:
-        return f"the server says {rejected.status}: {rejected.body.decode()}"
+        return f"the server says {rejected.status}: {rejected.body.decode(errors='replace')}"
     except triows.HandshakeError as error:
         return f"that is no WebSocket server: {error}"
     return None

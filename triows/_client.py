@@ -74,8 +74,8 @@ async def open_websocket(  # noqa: PLR0913 - each is a setting of its own, by ke
         connect_timeout: seconds for looking up the name and connecting, proxy included.
 
     Raises:
-        ValueError: an argument, or the variable that names the proxy, is malformed; nothing
-            was dialled, *stream* left as it was.
+        TypeError, ValueError: an argument, or the variable that names the proxy, is of the
+            wrong kind or malformed; nothing was dialled, *stream* left as it was.
         OSError: there is no such host, nothing listens there, the network failed, or TLS
             did: then it is an `ssl.SSLError`. The same for the proxy.
         ProxyError: the proxy did not connect to the server.

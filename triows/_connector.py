@@ -28,7 +28,7 @@ from triows._engine import (
 )
 from triows._errors import HandshakeRejected, InvalidHandshake, RedirectRefused
 from triows._hub import DriverName, check_driver, shared_driver
-from triows._options import Deflate, KeepAlive, Limits
+from triows._options import Deflate, KeepAlive, Limits, check_kind
 from triows._proxy import ProxySetting
 from triows._reactor import Terms
 from triows._redirects import is_redirect, redirected
@@ -53,7 +53,12 @@ WebSocketT = TypeVar("WebSocketT", bound=WebSocket)
 def _offers(deflate: Deflate | Sequence[Deflate] | None) -> tuple[Deflate, ...]:
     if deflate is None:
         return ()
-    return (deflate,) if isinstance(deflate, Deflate) else tuple(deflate)
+    if isinstance(deflate, Sequence):
+        for one in deflate:
+            check_kind("deflate", one, Deflate)
+        return tuple(deflate)
+    check_kind("deflate", deflate, Deflate, Sequence, None)
+    return (deflate,)
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -101,6 +106,9 @@ class Connector:
         return check_driver(self.driver)
 
     def __attrs_post_init__(self) -> None:
+        check_kind("limits", self.limits, Limits)
+        check_kind("keepalive", self.keepalive, KeepAlive)
+        check_kind("ssl_context", self.ssl_context, ssl.SSLContext, None)
         self._make_handshake()  # refuses what is malformed while nothing was dialled
         self.dialer.check(self.url)
 

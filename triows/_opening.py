@@ -1,7 +1,7 @@
 """The server's opening handshake over a stream: read a request, ask, answer (RFC 6455 §4.2)."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeAlias
 
 import trio
@@ -14,6 +14,7 @@ from triows._engine import (
     ServerHandshake,
 )
 from triows._faultlog import FaultLog
+from triows._options import check_kind
 
 Answer: TypeAlias = Accept | HTTPResponse | None
 OnRequest: TypeAlias = Callable[[Request], Answer | Awaitable[Answer]]
@@ -155,8 +156,22 @@ class ServerOpening:
         try:
             if isinstance(answer, HTTPResponse):
                 return handshake.refuse(answer), False
+            check_kind("the answer of on_request", answer, Accept, HTTPResponse, None)
             self.subprotocol = handshake.choose_subprotocol(answer.subprotocol)
             return handshake.accept(answer.subprotocol, answer.headers), True
         except Exception as error:  # noqa: BLE001 - whatever the answer is, it is the application's
             self._faults.report("on_request gave an answer that cannot be sent", error)
             return handshake.refuse(BROKEN), False
+
+
+def check_origins(origins: Collection[str | None] | None) -> Collection[str | None] | None:
+    """Return *origins* in the lower case in which they are compared.
+
+    Raises:
+        TypeError: it is a single origin.
+    """
+    if isinstance(origins, str):
+        raise TypeError(f"origins is a collection of origins, not one: {origins!a}")
+    if origins is None:
+        return None
+    return frozenset(None if one is None else one.lower() for one in origins)

@@ -1,9 +1,21 @@
 """Settings: frozen values with safe defaults, in octets and seconds."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import attrs
-from attrs.validators import ge, gt, in_
+from attrs.validators import ge, gt
+
+
+def _within(least: int, most: int) -> Callable[[object, "attrs.Attribute[int]", int], None]:
+    """Make a validator of whole numbers."""
+
+    def check(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
+        if value not in range(least, most + 1):
+            raise ValueError(f"{attribute.name!r} must be in {least}..{most}: {value!r}")
+
+    return check
 
 
 @attrs.frozen(kw_only=True)
@@ -86,10 +98,10 @@ class Deflate:
     taking over costs is in `docs/explanation/deflate.md`.
     """
 
-    level: int = attrs.field(default=3, validator=in_(range(1, 10)))
+    level: int = attrs.field(default=3, validator=_within(1, 9))
     """How hard to compress, 1..9, as zlib counts."""
 
-    memory_level: int = attrs.field(default=8, validator=in_(range(1, 10)))
+    memory_level: int = attrs.field(default=8, validator=_within(1, 9))
     """How much memory a compressor may take, 1..9, as zlib counts."""
 
     server_context_takeover: bool = False
@@ -98,10 +110,10 @@ class Deflate:
     client_context_takeover: bool = False
     """Whether what the client sends may (§7.1.1.2)."""
 
-    server_max_window_bits: int = attrs.field(default=15, validator=in_(range(8, 16)))
+    server_max_window_bits: int = attrs.field(default=15, validator=_within(8, 15))
     """How far back what the server sends may refer: 2**8 to 2**15 octets (§7.1.2.1)."""
 
-    client_max_window_bits: int = attrs.field(default=15, validator=in_(range(8, 16)))
+    client_max_window_bits: int = attrs.field(default=15, validator=_within(8, 15))
     """How far back what the client sends may refer (§7.1.2.2)."""
 
     threshold: int = attrs.field(default=256, validator=ge(0))
@@ -114,3 +126,21 @@ class Deflate:
 
 NO_KEEPALIVE = KeepAlive(interval=math.inf, timeout=math.inf)
 """Never ping, never drop a quiet peer."""
+
+
+def check_kind(name: str, value: object, *kinds: Any) -> None:
+    """Let a setting pass that is of one of *kinds*: classes, or None for itself.
+
+    Raises:
+        TypeError: it is of none; the message names it.
+    """
+    if not any(value is None if kind is None else isinstance(value, kind) for kind in kinds):
+        wanted = " or ".join("None" if kind is None else kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} must be {wanted}, not {ascii(value)[:80]}")
+
+
+def check_settings(limits: Limits, keepalive: KeepAlive, deflate: Deflate | None) -> None:
+    """Let the settings of connections pass; TypeError as `check_kind`."""
+    check_kind("limits", limits, Limits)
+    check_kind("keepalive", keepalive, KeepAlive)
+    check_kind("deflate", deflate, Deflate, None)

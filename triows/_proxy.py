@@ -59,6 +59,8 @@ class Proxy:
         Raises:
             ValueError: *text* is none, or of another scheme. The message holds no password.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"proxy is a URL, True or None, not {ascii(text)[:80]}")
         match = _PROXY.fullmatch(text)
         scheme = (match[1] or "http").lower() if match else ""
         if match is None or scheme not in _PORTS:

@@ -20,9 +20,10 @@ from triows._driver import Sink
 from triows._engine import PerMessageDeflate, Request, ServerHandshake, check_subprotocols
 from triows._faultlog import FaultLog
 from triows._hub import shared_hub, why_no_reactor
+from triows._listeners import open_listeners
 from triows._nursery import unwrapped_nursery
-from triows._opening import OnRequest, ServerOpening
-from triows._options import Deflate, KeepAlive, Limits
+from triows._opening import OnRequest, ServerOpening, check_origins
+from triows._options import Deflate, KeepAlive, Limits, check_kind, check_settings
 from triows._patience import EXHAUSTED, back_off
 from triows._reactor import (
     NO_LOOP,
@@ -42,6 +43,7 @@ from triows._reactor import (
     SessionId,
     Terms,
     ThreadDriver,
+    check_plain,
     handler_fn,
 )
 from triows._sender import Sender
@@ -113,8 +115,9 @@ class Reactor:
             overwritten. Costs a copy of each.
 
     Raises:
-        TypeError: *handler* is neither, or *compiled* is not compiled.
-        ValueError: *threads* is negative.
+        TypeError: *handler* is neither, or its callbacks are asynchronous; *compiled* is not
+            compiled; a setting is of the wrong kind.
+        ValueError: *threads* or *shutdown_grace* is negative, or a setting malformed.
         RuntimeError: there is no epoll here, or ``TRIOWS_DRIVER=stream`` rules it out.
     """
 
@@ -134,29 +137,24 @@ class Reactor:
         channel: Channel | None = None,
         debug: bool = False,
     ) -> None:
-        if compiled is None and isinstance(handler, CompiledHandler):
-            handler, compiled = None, handler
-        if handler is not None and not isinstance(handler, Handler):
-            raise TypeError(
-                f"the handler must be a triows.Handler or made by triows.compiled, not {handler!r}"
-            )
-        if compiled is not None and not isinstance(compiled, CompiledHandler):
-            raise TypeError(f"compiled must be made by triows.compiled, not be {compiled!r}")
+        self._handler, self._compiled = _sorted_handlers(handler, compiled)
+        check_kind("on_request", on_request, Callable, None)
+        check_settings(limits, keepalive, deflate)
         if why_no_reactor():
             raise RuntimeError(why_no_reactor())
         if threads is None:
-            threads = 1 if handler is None else 0
+            threads = 1 if self._handler is None else 0
         if threads < 0:
             raise ValueError(f"threads is {threads}, not 0 or more")
-        if handler is None and compiled is None and deflate is not None:
-            compiled = _ECHO
-        self._handler = handler
-        self._compiled = compiled
+        if not shutdown_grace >= 0:
+            raise ValueError(f"shutdown_grace is {shutdown_grace}, not 0 or more")
+        if self._handler is None and self._compiled is None and deflate is not None:
+            self._compiled = _ECHO
         self._channel = channel
         self._is_debugging = debug
         self._threads = threads
         self._on_request = on_request
-        self._origins = origins
+        self._origins = check_origins(origins)
         self._subprotocols = check_subprotocols(subprotocols)
         self._limits = limits
         self._keepalive = keepalive
@@ -220,11 +218,12 @@ class Reactor:
 
         Raises:
             OSError: the port cannot be listened on.
+            ValueError: it is not in 0..65535.
             RuntimeError: the reactor has ended, or `run_once` drives it.
         """
         self._check_listening()
         opened = []
-        listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+        listeners = await open_listeners(port, host=host, backlog=backlog)
         try:
             self._check_listening()  # some time has passed
         except RuntimeError:
@@ -669,6 +668,23 @@ def _echo(_payload: Any, _opcode: int) -> int:
 
 
 _ECHO: Final = CompiledHandler(_echo)
+
+
+def _sorted_handlers(
+    handler: object, compiled: object
+) -> tuple[Handler | None, CompiledHandler | None]:
+    """Tell the handler in Python from the compiled one; TypeError for one of another kind."""
+    if compiled is None and isinstance(handler, CompiledHandler):
+        handler, compiled = None, handler
+    if handler is not None and not isinstance(handler, Handler):
+        raise TypeError(
+            f"the handler must be a triows.Handler or made by triows.compiled, not {handler!r}"
+        )
+    if compiled is not None and not isinstance(compiled, CompiledHandler):
+        raise TypeError(f"compiled must be made by triows.compiled, not be {compiled!r}")
+    for name in ("on_open", "on_frame", "on_close"):
+        check_plain(getattr(handler, name, None), f"{type(handler).__name__}.{name}")
+    return handler, compiled
 
 
 def _refuse(*_: object) -> NoReturn:

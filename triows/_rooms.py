@@ -204,10 +204,12 @@ class Rooms(Generic[T]):
             What ends it, in a ``with`` block or by `Attachment.detach`.
 
         Raises:
-            What `BroadcastChannel.attach` raises; then no one has joined.
+            What `BroadcastChannel.attach` raises, or TypeError where *member* cannot be
+            hashed; then no one has joined.
         """
-        room = self._enter(name)
         member = target if member is None else member
+        hash(member)  # fails now, if it does, while no one has joined
+        room = self._enter(name)
         try:
             attachment = room.channel.attach(target, policy, capacity, lagged=lagged)
         except BaseException:

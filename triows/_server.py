@@ -31,9 +31,10 @@ from triows._engine import (
 )
 from triows._faultlog import FaultLog, sift
 from triows._hub import DriverName, Hub, check_driver, open_hub, shared_driver
+from triows._listeners import open_listeners
 from triows._nursery import unwrapped_nursery
-from triows._opening import OnRequest, ServerOpening
-from triows._options import Deflate, KeepAlive, Limits
+from triows._opening import OnRequest, ServerOpening, check_origins
+from triows._options import Deflate, KeepAlive, Limits, check_kind, check_settings
 from triows._patience import PatientListener
 from triows._reactor import NO_LOOP, LoopStatistics, Terms
 from triows._spec import CloseCode
@@ -74,6 +75,11 @@ class _Settings:
     has_reactor: bool
     shutdown_grace: float = attrs.field(validator=attrs.validators.ge(0))
 
+    def __attrs_post_init__(self) -> None:
+        check_kind("handler", self.handler, Callable)
+        check_kind("on_request", self.on_request, Callable, None)
+        check_settings(self.limits, self.keepalive, self.deflate)
+
     def make_handshake(self, *, scheme: str, remote: object) -> ServerHandshake:
         return ServerHandshake(
             self.limits,
@@ -92,7 +98,7 @@ class _Settings:
         )
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Server:
     """A running server, as `serve` hands it to whoever started it."""
 
@@ -139,12 +145,24 @@ class Server:
         """The WebSockets that are open now."""
         return frozenset(self._websockets)
 
+    def __repr__(self) -> str:
+        """Say where it listens."""
+        return f"<triows.Server at {self._addresses}, {len(self._websockets)} connections>"
+
     def statistics(self) -> ServerStatistics:
         """Return a snapshot of the server's counts."""
         loop = NO_LOOP if self._hub is None else self._hub.statistics()
         return ServerStatistics(loop=loop, **self._counts)
 
     # One connection.
+
+    @trio.lowlevel.enable_ki_protection  # no connection is taken and then forgotten
+    async def accept_from(self, listener: trio.abc.Listener[Any]) -> NoReturn:
+        """Give each connection of a listener a task; closes the listener in the end."""
+        assert self.nursery is not None
+        async with PatientListener(listener) as patient:
+            while True:
+                self.nursery.start_soon(self.serve_connection, await patient.accept())
 
     async def serve_connection(self, stream: trio.abc.Stream) -> None:
         """Take a connection from accept to its end, or to a task of its handler's own.
@@ -364,20 +382,18 @@ async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
 
     Raises:
         OSError: the port cannot be listened on.
-        ValueError: an argument is out of range.
+        TypeError, ValueError: an argument is of the wrong kind, or out of range.
 
     Cancelling stops accepting, answers handshakes under way with 503, cancels handlers,
     closes every connection with 1001 and waits for the peers up to *shutdown_grace*.
     """
     check_driver(driver)
+    check_kind("ssl_context", ssl_context, ssl.SSLContext, None)
     await warm_up_in_thread()
     listeners: Sequence[trio.abc.Listener[Any]]
-    if ssl_context is None:
-        listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
-    else:
-        listeners = await trio.open_ssl_over_tcp_listeners(
-            port, ssl_context, host=host, backlog=backlog
-        )
+    listeners = await open_listeners(port, host=host, backlog=backlog)
+    if ssl_context is not None:
+        listeners = [trio.SSLListener(one, ssl_context) for one in listeners]
     await serve_listeners(
         handler,
         listeners,
@@ -439,29 +455,13 @@ async def serve_listeners(  # noqa: PLR0913, D417 - the arguments of `serve`
             nursery = await stack.enter_async_context(unwrapped_nursery())
             nursery.start_soon(server.stop_in_order)
             server.nursery = handler_nursery or nursery
+            for listener in listeners:
+                nursery.start_soon(server.accept_from, listener)
             task_status.started(server)
-            await trio.serve_listeners(
-                server.serve_connection,
-                [PatientListener(one) for one in listeners],
-                handler_nursery=server.nursery,
-            )
     finally:
         for listener in listeners:
             await trio.aclose_forcefully(listener)
-    raise AssertionError("trio.serve_listeners never returns")
-
-
-def check_origins(origins: Collection[str | None] | None) -> Collection[str | None] | None:
-    """Return *origins* in the lower case in which they are compared.
-
-    Raises:
-        TypeError: it is a single origin.
-    """
-    if isinstance(origins, str):
-        raise TypeError(f"origins is a collection of origins, not one: {origins!a}")
-    if origins is None:
-        return None
-    return frozenset(None if one is None else one.lower() for one in origins)
+    raise AssertionError("a server only ends by an exception")
 
 
 def _is_only_the_end(error: BaseException) -> bool:

@@ -84,6 +84,8 @@ class URL:
                 character or a fragment (RFC 6455 §3), user information, a malformed host,
                 or a port outside 1..65535. The message never holds a password.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"a URL is a str, not {ascii(text)[:80]}")
         if _UNSENDABLE.search(text):
             raise ValueError(f"a URL holds no spaces and control characters: {_shown(text)}")
         match = _URL.fullmatch(text)

@@ -235,7 +235,8 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             The round-trip time in seconds, that behind unsent octets included.
 
         Raises:
-            ValueError: *payload* is too long or waited for; nothing was sent.
+            TypeError, ValueError: *payload* is no ``bytes``, too long or waited for; nothing was
+                sent.
             trio.ClosedResourceError: `aclose` was called on this side.
             ConnectionBroken: the connection ended before the Pong came.
 
@@ -403,7 +404,7 @@ class WebSocket(trio.abc.Channel[str | bytes]):
             reason: at most 123 octets in UTF-8.
 
         Raises:
-            ValueError: *code* or *reason* may not be sent; nothing was done.
+            TypeError, ValueError: *code* or *reason* may not be sent; nothing was done.
 
         Cancelling drops the transport at once.
         """

@@ -2,12 +2,13 @@
 
 `directory` knows who is where, `machines` has it go round over Redis, `member` serves one
 connection, `protocol` knows what may be said, `lines` speaks it with people at a terminal, `web`
-hands out the page.
+hands out the page, `options` reads the command line.
 """
 
 from chat.directory import Directory
 from chat.member import serve_member
 from chat.opening import open_chat
+from chat.options import read_options, reason_of
 from chat.protocol import LARGEST, SUBPROTOCOL
 from chat.records import log_as_json
 from chat.web import Front
@@ -19,5 +20,7 @@ __all__ = [
     "Front",
     "log_as_json",
     "open_chat",
+    "read_options",
+    "reason_of",
     "serve_member",
 ]

@@ -624,3 +624,20 @@ async def test_everything_says_what_it_is():
     assert repr(Policy.BLOCK) == "Policy.BLOCK"
     assert repr(Policy.LATEST(str)) == "Policy.LATEST(<class 'str'>)"
     assert str(Lagged(3)) == "3 items were dropped before the next one"
+
+
+@pytest.mark.parametrize(
+    "setting", [{"policy": "drop"}, {"capacity": "10"}, {"capacity": None}], ids=str
+)
+async def test_settings_of_the_wrong_kind(setting):
+    """They are refused by their names, and no one is subscribed."""
+    channel = BroadcastChannel()
+    (name,) = setting
+
+    with pytest.raises(TypeError, match=name):
+        async with channel.subscribe(**setting):
+            pass
+    with pytest.raises(TypeError, match="target"):
+        channel.attach(5)
+
+    assert channel.statistics().members == 0

@@ -4,6 +4,7 @@ import json
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,7 +83,15 @@ async def test_more_clients_than_it_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [(["--port", "x"], "invalid int"), (["--nonsense"], "unrecognized")]
+    ("options", "words"),
+    [
+        (["--port", "x"], "invalid integer"),
+        (["--port", "65536"], "65536 is not in 0..65535"),
+        (["--history", "-1"], "-1 is not 0 or more"),
+        (["--max-clients", "0"], "0 is not 1 or more"),
+        (["--driver", "fast"], "invalid choice"),
+        (["--nonsense"], "unrecognized"),
+    ],
 )
 def test_options_that_are_not_understood(options, words) -> None:
     """They end it with status 2 and say what was wrong."""
@@ -91,3 +100,18 @@ def test_options_that_are_not_understood(options, words) -> None:
     )
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    """What it cannot do as it was told ends it with status 1, and one line that says why."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, str(PROGRAM), "--port", port],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    place = f"127.0.0.1 port {port}"
+    assert re.fullmatch(f"chat_broker.py: cannot listen on {place}: .*\n", done.stderr)
+    assert done.returncode == 1

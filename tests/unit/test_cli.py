@@ -214,7 +214,7 @@ def test_a_port_in_use_is_one_line(start) -> None:
         status, output, errors = start("echo", "--port", port).wait()
 
     assert (status, output) == (1, "")
-    assert re.fullmatch(rf"triows echo: cannot serve on 127.0.0.1 port {port}: .*\n", errors)
+    assert re.fullmatch(rf"triows echo: cannot listen on 127.0.0.1 port {port}: .*\n", errors)
 
 
 def test_a_host_that_is_none_is_one_line(start) -> None:
@@ -222,7 +222,7 @@ def test_a_host_that_is_none_is_one_line(start) -> None:
     status, output, errors = start("echo", "--host", "192.0.2.1").wait()
 
     assert (status, output) == (1, "")
-    assert re.fullmatch(r"triows echo: cannot serve on 192.0.2.1 port 0: .*\n", errors)
+    assert re.fullmatch(r"triows echo: cannot listen on 192.0.2.1 port 0: .*\n", errors)
 
 
 def refusal(capsys, *args: str) -> tuple[int, str]:
@@ -241,7 +241,9 @@ def test_a_missing_certificate_is_one_line(capsys, tmp_path) -> None:
     status, errors = refusal(capsys, "echo", "--certfile", str(tmp_path / "absent.pem"))
 
     assert status == 1
-    assert re.fullmatch(r"triows echo: cannot use the certificate or key: .*\n", errors)
+    assert re.fullmatch(
+        r"triows echo: cannot use .*/absent.pem: No such file or directory\n", errors
+    )
 
 
 def test_a_certificate_that_is_none_is_one_line(capsys, tmp_path) -> None:
@@ -252,7 +254,7 @@ def test_a_certificate_that_is_none_is_one_line(capsys, tmp_path) -> None:
     status, errors = refusal(capsys, "echo", "--certfile", str(junk))
 
     assert status == 1
-    assert re.fullmatch(r"triows echo: cannot use the certificate or key: .*\n", errors)
+    assert re.fullmatch(r"triows echo: cannot use .*: no certificate chain and .*\n", errors)
 
 
 @pytest.mark.parametrize(
@@ -264,8 +266,9 @@ def test_a_certificate_that_is_none_is_one_line(capsys, tmp_path) -> None:
         (["echo", "--keyfile", "key.pem"], "--keyfile needs --certfile"),
         (["echo", "--port", "65536"], "65536 is not in 0..65535"),
         (["echo", "--port", "-1"], "-1 is not in 0..65535"),
-        (["echo", "--port", "http"], "--port"),
         (["echo", "--max-message", "-1"], "-1 is negative"),
+        (["echo", "--max-message", "1e3"], "'1e3' is not a whole number"),
+        (["echo", "--port", "http"], "'http' is not a whole number"),
         (["echo", "--driver", "horse"], "horse"),
         (["sing"], "sing"),
         ([], "COMMAND"),

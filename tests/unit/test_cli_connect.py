@@ -216,7 +216,10 @@ def test_tls(tls, authority):
             secure = connect(f"wss://{place}", lines=b"a\n", SSL_CERT_FILE=path)
 
     assert status == 1
-    assert errors == "triows connect: unable to get local issuer certificate\n"
+    assert errors == (
+        "triows connect: the server's certificate is refused: "
+        "unable to get local issuer certificate\n"
+    )
     assert insecure == secure == (0, b"a\n", "")
 
 
@@ -277,6 +280,30 @@ def test_arguments_that_are_not_understood(options):
 
     assert (status, output) == (2, b"")
     assert re.fullmatch("triows connect: .*\n", errors)
+
+
+def test_closed_standard_files():
+    """A closed input is one that has ended, and what goes to a closed output is lost."""
+    with serving(echo) as place:
+        for line in ("hello\n", ""):
+            closed = "<&-" if not line else ">&-"
+            done = subprocess.run(
+                ["sh", "-c", f'exec "$@" {closed}', "sh", *command(f"ws://{place}")],
+                input=line.encode(),
+                capture_output=True,
+                timeout=DEADLINE,
+                check=False,
+            )
+            assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_server_that_speaks_no_tls():
+    """wss:// to a plain server says that it is TLS that failed."""
+    with serving(echo) as place:
+        status, output, errors = connect(f"wss://{place}")
+
+    assert (status, output) == (1, b"")
+    assert re.fullmatch(r"triows connect: TLS failed: [a-z ]+\n", errors)
 
 
 def test_no_one_reads_the_output():

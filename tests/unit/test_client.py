@@ -130,6 +130,30 @@ async def test_bad_arguments(url, options):
     assert not ours.is_closed
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"url": b"ws://127.0.0.1:1/"}, "a URL"),
+        ({"headers": "X: a"}, "header fields"),
+        ({"headers": {"X": 1}}, "'X': 1"),
+        ({"headers": [("X", "a", "b")]}, "header fields"),
+        ({"subprotocols": "chat"}, "subprotocols"),
+        ({"ssl_context": True}, "ssl_context"),
+        ({"proxy": False}, "proxy"),
+        ({"limits": None}, "limits"),
+        ({"keepalive": 20}, "keepalive"),
+        ({"deflate": True}, "deflate"),
+        ({"deflate": [15]}, "deflate"),
+    ],
+    ids=str,
+)
+async def test_arguments_of_the_wrong_kind(options, named):
+    """What is of the wrong kind is refused by its name, before anything is dialled."""
+    with pytest.raises(TypeError, match=named):
+        async with open_websocket(**{"url": "ws://127.0.0.1:1/"} | options):
+            pass
+
+
 async def test_nothing_listens():
     """A refused connection is a ConnectionRefusedError that names the host, and no group."""
     with socket.socket() as taken:

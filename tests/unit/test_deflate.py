@@ -271,3 +271,19 @@ def test_a_prepared_message_that_gains_nothing_goes_as_it_is(message):
     payload = deflater.compress(decided)
     assert payload is not None
     assert inflated(payload) == [decided.payload]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"level": 10}, r"'level' must be in 1\.\.9: 10"),
+        ({"memory_level": 0}, r"'memory_level' must be in 1\.\.9: 0"),
+        ({"server_max_window_bits": 7}, r"'server_max_window_bits' must be in 8\.\.15: 7"),
+        ({"threshold": -1}, "'threshold' must be >= 0: -1"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range(setting, words):
+    """They are refused by their names, in a line."""
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        Deflate(**setting)

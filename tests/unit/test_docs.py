@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,16 @@ def test_links_lead_somewhere(page) -> None:
     """Each relative link to another page names one that is there."""
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).is_file(), target
+
+
+def test_the_index_leads_everywhere() -> None:
+    """Each page is linked by the index, and listed in the site's navigation."""
+    linked = set(LINK.findall((ROOT / "docs/index.md").read_text()))
+    listed = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.name != "README.md"}
+
+    assert linked == pages - {"index.md"}
+    assert listed == pages
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -76,6 +87,16 @@ def test_the_readme_shows_the_whole_echo_server() -> None:
     (_, snippet), *_ = PYTHON.findall((ROOT / "README.md").read_text())
 
     assert snippet == (ROOT / "examples" / "echo_server.py").read_text()
+
+
+def test_each_dependency_has_its_reason() -> None:
+    """docs/explanation/dependencies.md speaks of each package that triows needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs/explanation/dependencies.md").read_text()
+
+    for requirement in project["dependencies"]:
+        name = re.match(r"[\w-]+", requirement)[0]
+        assert re.search(rf"^(\| |\*\*){name}\b", page, re.MULTILINE), name
 
 
 def test_the_reference_lists_every_public_name() -> None:

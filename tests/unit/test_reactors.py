@@ -197,3 +197,51 @@ def test_another_systems_epoll_will_not_do(monkeypatch):
 
     with pytest.raises(RuntimeError, match=r"^the reactor needs the epoll of Linux, .*$"):
         triows.Reactor()
+
+
+async def test_origins_have_no_case():
+    """An origin is compared as browsers send it, in lower case, however it was listed."""
+    async with triows.open_reactor(origins=["https://Example.org"]) as reactor:
+        ((host, port),) = await reactor.listen(0)
+        async with connect(f"ws://{host}:{port}", origin="https://example.org") as connection:
+            await connection.send("hello")
+            assert await connection.recv() == "hello"
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ({"origins": "https://example.org"}, TypeError),
+        ({"shutdown_grace": -1}, ValueError),
+        ({"limits": None}, TypeError),
+        ({"keepalive": 20}, TypeError),
+        ({"deflate": True}, TypeError),
+        ({"on_request": "/healthz"}, TypeError),
+    ],
+    ids=str,
+)
+def test_settings_are_checked_at_once(setting, kind):
+    """What cannot be served with is refused before anything listens, by its name."""
+    (name,) = setting
+    with pytest.raises(kind, match=name):
+        triows.Reactor(**setting)
+
+
+async def wait_for_it(_payload, _opcode, _more=None):
+    """Be asynchronous."""
+
+
+def test_callbacks_are_no_coroutines():
+    """A callback that would never run, since nothing awaits it, is refused by its name."""
+
+    class Patient(triows.Handler):
+        async def on_frame(self, conn, payload, opcode):
+            conn.echo()
+
+    with pytest.raises(TypeError, match=r"Patient\.on_frame is asynchronous"):
+        triows.Reactor(Patient())
+    for make in (triows.handler_fn, triows.compiled):
+        with pytest.raises(TypeError, match="function is asynchronous"):
+            make(wait_for_it)
+        with pytest.raises(TypeError, match="function must be Callable, not 5"):
+            make(5)

@@ -176,6 +176,18 @@ async def test_one_who_cannot_be_attached_has_not_joined(warm):
     assert "lobby" not in rooms
 
 
+async def test_a_member_that_cannot_be_hashed_has_not_joined(warm):
+    """Neither is the room made for it, nor is its connection left attached."""
+    rooms = Rooms[str]()
+    async with memory_pair() as (client, _):
+        with pytest.raises(TypeError, match="unhashable"):
+            rooms.attach("lobby", client, member=["ann"])
+        with pytest.raises(TypeError, match="unhashable"):
+            async with rooms.join("lobby", ["ann"]):
+                pass
+        assert len(rooms) == 0
+
+
 # Presence.
 
 

@@ -937,3 +937,22 @@ def test_connection_broken_belongs_to_trios_errors():
     assert isinstance(error, trio.BrokenResourceError)
     assert isinstance(error, triows.TriowsError)
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda ws: ws.ping("now"), "payload of a ping"),
+        (lambda ws: ws.aclose(1000, b"bye"), "close reason"),
+        (lambda ws: ws.aclose("1000"), "close code"),
+        (lambda ws: ws.send_close(1000, None), "close reason"),
+    ],
+    ids=["ping", "reason", "code", "send_close"],
+)
+async def test_arguments_of_the_wrong_kind(connect: Connect, call: Any, named: str):
+    """They are refused by their names; nothing is sent, and the connection stays open."""
+    pair = await connect()
+    with pytest.raises(TypeError, match=named):
+        await call(pair.ws)
+    await pair.ws.send("still open")
+    assert await pair.peer.receive_frame() == Frame(TEXT, b"still open")

@@ -18,6 +18,9 @@ from triows._broadcast._seat import Place, Tell
 from triows._broadcast._stage import Audience, Troupe
 from triows._broadcast._subscription import Subscription
 from triows._nursery import unwrapped_nursery
+from triows._options import check_kind
+from triows._reactor import Connection
+from triows._websocket import WebSocket
 
 T = TypeVar("T")
 
@@ -113,11 +116,13 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
 
         Raises:
             trio.ClosedResourceError: the channel was closed.
+            TypeError: *policy* or *capacity* is none.
             ValueError: *capacity* is less than an item; or *policy* is ``Policy.BLOCK``, and
                 compiled handlers publish here, which cannot wait.
 
         Cancelling, on entering: there was no subscription.
         """
+        check_kind("policy", policy, Policy)
         capacity = _as_capacity(capacity)
         await trio.lowlevel.checkpoint()
         self._check_open()
@@ -171,10 +176,12 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
             trio.ClosedResourceError: the channel was closed, or the WebSocket on this side.
             ConnectionBroken: the WebSocket has ended. A `triows.Connection` that has is
                 detached at once instead.
-            TypeError: *publishes* is not for a WebSocket.
+            TypeError: *publishes* is not for a WebSocket, or something is of the wrong kind.
             ValueError: *capacity* is less than an item; or a compiled handler publishes, which
                 cannot wait for subscribers under ``Policy.BLOCK``.
         """
+        check_kind("target", target, WebSocket, Connection)
+        check_kind("policy", policy, Policy)
         self._check_open()
         self._check_compiled(policy, publishes=publishes)
         attachment = Attachment(self, policy, on_detach)
@@ -535,4 +542,5 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
 
 
 def _as_capacity(capacity: int | Capacity) -> Capacity:
+    check_kind("capacity", capacity, int, Capacity)
     return Capacity(items=capacity) if isinstance(capacity, int) else capacity

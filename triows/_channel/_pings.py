@@ -3,6 +3,8 @@
 import attrs
 import trio
 
+from triows._options import check_kind
+
 
 @attrs.define(eq=False)
 class Ping:
@@ -31,10 +33,12 @@ class Pings:
         """Return *payload*, or one of its own for None, unlike any that is waited for.
 
         Raises:
+            TypeError: it is no ``bytes``.
             ValueError: *payload* is waited for.
         """
         if payload is None:
             return self._fresh_payload()
+        check_kind("the payload of a ping", payload, bytes)
         if payload in self._waiting:
             raise ValueError(f"a ping with the payload {payload!r} is waited for already")
         return payload

@@ -6,6 +6,7 @@ understood or does not exist yet, 128 + N ended by signal N.
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: the arguments were not understood, or asked for help or the version.
     """
+    _open_standard_files()
     args = build_parser().parse_args(argv)
     try:
         status: int = args.run(args)
@@ -53,3 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("triows: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     return status
+
+
+def _open_standard_files() -> None:
+    """Put nothing where a standard file is closed: else another file would have its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free

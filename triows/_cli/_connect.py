@@ -9,6 +9,7 @@ import trio
 
 from triows._channel import CloseReason
 from triows._cli._conversation import LEAST_QUIET, MOST_QUIET, Talk, open_conversation
+from triows._cli._numbers import size
 from triows._cli._printable import printable
 from triows._client import open_websocket
 from triows._connector import ConnectOptions
@@ -68,7 +69,7 @@ def add_command(commands: Any) -> None:
         "--insecure", action="store_true", help="do not check the server's certificate"
     )
     parser.add_argument(
-        "--max-message", type=_octets, default=Limits().max_message, metavar="OCTETS",
+        "--max-message", type=size, default=Limits().max_message, metavar="OCTETS",
         help="largest message accepted (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -153,7 +154,11 @@ def _ending(reason: CloseReason) -> str:
 
 def _reason(error: Exception) -> str:
     """Put what went wrong in words, without numbers where there are words."""
-    return getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is refused: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS failed: {error.reason.replace('_', ' ').lower()}"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _insecure_context() -> ssl.SSLContext:
@@ -169,11 +174,3 @@ def _header(text: str) -> tuple[str, str]:
     if not colon:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form K:V")
     return name, value
-
-
-def _octets(text: str) -> int:
-    """Read a size that is not negative."""
-    size = int(text)
-    if size < 0:
-        raise argparse.ArgumentTypeError(f"{size} is negative")
-    return size

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 import attrs
 import trio
 
+from triows._cli._numbers import integer, size
 from triows._hub import why_no_reactor
 from triows._options import Deflate, Limits
 from triows._reactors import Reactor
@@ -66,11 +67,11 @@ def add_command(commands: Any, name: str, make: MakeProgram, *, effect: str, wha
         help="what moves the octets (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--threads", type=_octets, metavar="N",
+        "--threads", type=size, metavar="N",
         help="loops, each in a thread; 0 for Trio's own (1 with the compiled API, else 0)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-message", type=_octets, default=Limits().max_message, metavar="OCTETS",
+        "--max-message", type=size, default=Limits().max_message, metavar="OCTETS",
         help="largest message accepted (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -91,15 +92,18 @@ def run(args: argparse.Namespace) -> int:
     try:
         context = _ssl_context(args.certfile, args.keyfile)
     except OSError as error:  # ssl.SSLError is one too
-        return _complain(args.name, f"cannot use the certificate or key: {error}", status=1)
+        files = " and ".join(filter(None, (args.certfile, args.keyfile)))
+        why = _reason(error)
+        if isinstance(error, ssl.SSLError):
+            why = f"no certificate chain and its unencrypted key in PEM ({error.reason})"
+        return _complain(args.name, f"cannot use {files}: {why}", status=1)
     try:
         trio.run(_serve, args, context)
     except (OSError, BaseExceptionGroup) as error:
         causes = list(_causes(error))
         if not all(isinstance(cause, OSError) for cause in causes):
             raise
-        place = f"{args.host} port {args.port}"
-        return _complain(args.name, f"cannot serve on {place}: {_reason(causes[0])}", status=1)
+        return _complain(args.name, _reason(causes[0]), status=1)
     return 0
 
 
@@ -224,15 +228,7 @@ def _complain(name: str, message: str, *, status: int) -> int:
 
 def _port(text: str) -> int:
     """Read a port, 0..65535."""
-    port = int(text)
+    port = integer(text)
     if not 0 <= port <= LARGEST_PORT:
         raise argparse.ArgumentTypeError(f"{port} is not in 0..{LARGEST_PORT}")
     return port
-
-
-def _octets(text: str) -> int:
-    """Read a size that is not negative."""
-    size = int(text)
-    if size < 0:
-        raise argparse.ArgumentTypeError(f"{size} is negative")
-    return size

@@ -19,7 +19,7 @@ from triows._engine._outbound import Outbound
 from triows._engine._prepared import PreparedMessage
 from triows._engine._timekeeper import Due, Timekeeper
 from triows._errors import ProtocolError
-from triows._options import KeepAlive, Limits
+from triows._options import KeepAlive, Limits, check_kind
 from triows._spec import MAX_CONTROL_PAYLOAD, MAX_REASON, CloseCode, Opcode, is_sendable
 
 KEEPALIVE_PAYLOAD = b"triows keepalive"
@@ -34,8 +34,11 @@ def close_payload(code: int, reason: str) -> bytes:
         reason: at most 123 octets in UTF-8.
 
     Raises:
+        TypeError: the code is no integer, or the reason no ``str``.
         ValueError: the code may not be sent, or the reason is too long or goes without a code.
     """
+    check_kind("the close code", code, int)
+    check_kind("the close reason", reason, str)
     octets = reason.encode()
     if code == CloseCode.NO_STATUS:
         if octets:

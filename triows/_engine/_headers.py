@@ -6,7 +6,7 @@ what any field means. Every check is one pass over its input.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Self, TypeAlias, overload
+from typing import Any, Self, TypeAlias, overload
 
 FieldsLike: TypeAlias = "Headers | Mapping[str, str] | Iterable[tuple[str, str]]"
 """What outgoing header fields may be given as."""
@@ -63,7 +63,7 @@ class Headers:
             return
         if isinstance(fields, Mapping):
             fields = fields.items()
-        self._fields = tuple(_checked(name, value) for name, value in fields)
+        self._fields = tuple(map(_checked, fields))
 
     @classmethod
     def parse(cls, head: bytes) -> Self:
@@ -134,7 +134,12 @@ class Headers:
         return "".join(f"{name}: {value}\r\n" for name, value in self._fields).encode("iso-8859-1")
 
 
-def _checked(name: str, value: str) -> tuple[str, str]:
+def _checked(field: Any) -> tuple[str, str]:
+    if isinstance(field, str) or len(field) != 2:
+        raise TypeError(f"header fields are a mapping, or pairs of name and value, not {field!a}")
+    name, value = field
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError(f"a header field is of two str, not {name!a}: {value!a}")
     if not is_token(name):
         raise ValueError(f"header name is not a token: {name[:80]!a}")
     if _VALUE.fullmatch(value) is None:

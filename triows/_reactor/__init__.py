@@ -97,6 +97,7 @@ from triows._reactor._handlers import Data as Data
 from triows._reactor._handlers import Handler as Handler
 from triows._reactor._handlers import SessionId as SessionId
 from triows._reactor._handlers import as_message as as_message
+from triows._reactor._handlers import check_plain as check_plain
 from triows._reactor._handlers import handler_fn as handler_fn
 from triows._reactor._loop import NO_LOOP as NO_LOOP
 from triows._reactor._loop import Loop as Loop

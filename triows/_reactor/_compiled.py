@@ -5,6 +5,8 @@ from typing import TypeAlias
 
 from triows import _kernels as kernels
 from triows._engine import Octets
+from triows._options import check_kind
+from triows._reactor._handlers import check_plain
 
 Function: TypeAlias = Callable[[Octets, int], int]
 
@@ -44,9 +46,15 @@ def compiled(function: Function) -> CompiledHandler:
         function: takes the payload, a writable ``uint8`` array of any length that is valid
             until it returns, and the opcode, 1 for text or 2 for binary. It returns a
             `Response`: ECHO sends back what it left in the payload, DISCARD nothing,
-            CLOSE closes with 1000. If it raises, or returns anything else, its connection
+            CLOSE closes with 1000, DELIVER hands the message to the handler in Python, PUBLISH
+            to the reactor's channel. If it raises, or returns anything else, its connection
             closes with 1011, and no other.
+
+    Raises:
+        TypeError: it is no function, or an asynchronous one.
 
     Compiled when a reactor first uses it, before that listens; not cached.
     """
+    check_kind("function", function, Callable)
+    check_plain(function, "function")
     return CompiledHandler(function)

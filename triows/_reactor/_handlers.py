@@ -1,5 +1,6 @@
 """Handlers in Python, as users write them, and the connections that they are given."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NewType, TypeAlias
 
@@ -12,6 +13,7 @@ from triows._engine import (
     Response,
     close_payload,
 )
+from triows._options import check_kind
 from triows._spec import CloseCode, Opcode
 
 if TYPE_CHECKING:
@@ -89,8 +91,22 @@ def handler_fn(function: FrameFunction) -> Handler:
 
     Args:
         function: returns None, or a `Response` to have it done.
+
+    Raises:
+        TypeError: it is no function, or an asynchronous one.
     """
+    check_kind("function", function, Callable)
+    check_plain(function, "function")
     return FunctionHandler(function)
+
+
+def check_plain(function: object, name: str) -> None:
+    """Raise a TypeError for what would never run, since nothing awaits it."""
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(
+            f"{name} is asynchronous, but callbacks are plain functions; `triows.serve` has "
+            "handlers that wait, and so has `Connection.promote`"
+        )
 
 
 class Connection:
