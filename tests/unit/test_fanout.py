@@ -443,6 +443,27 @@ def numbers(octets):
     return [int(payload[1:6]) if len(payload) == 506 else payload for _, payload in frames(octets)]
 
 
+def test_one_that_is_found_slow_by_the_last_batch_that_fits_has_its_message_once(open_hall):
+    """As many channels as one call takes batches of, to a peer that was full: all once."""
+    hall = open_hall("callback", BroadcastChannel())
+    slow = hall.pair.connect(buffer=SMALL)
+    channels = [BroadcastChannel() for _ in range(s.BATCH_CAPACITY)]
+    for channel in channels:
+        channel.attach(hall.pair.handler.conns[1])
+    count = 0
+    while not hall.pair.register(s.QUEUED):
+        channels[0].publish_nowait(number(count))
+        hall.pair.turn(1)
+        count += 1
+
+    for i, channel in enumerate(channels):
+        channel.publish_nowait(b"%d" % i)
+
+    came = numbers(hear_all(hall.pair, [slow])[0])
+    assert came[:count] == list(range(count))
+    assert sorted(came[count:]) == sorted(b"%d" % i for i in range(s.BATCH_CAPACITY))
+
+
 @pytest.mark.parametrize("count", [20, 60])
 def test_a_member_that_is_slow_for_a_while_misses_nothing(hall, count):
     """While it does not read, others get all at once; then it does, in order."""

@@ -179,13 +179,19 @@ class Fan:
         """How many members are to be sent something that was published."""
         return sum(map(len, self.noted))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no other topic can be noted before a `flush`."""
+        return len(self.noted) == s.BATCH_CAPACITY
+
     def note(self, topic: Topic) -> None:
-        """Have a topic's batch sent soon."""
+        """Have a topic's batch sent soon; not if `is_full`.
+
+        Nothing is sent here: the topic is about to offer to those that are slow what others have
+        in its batch.
+        """
         self.noted.append(topic)
-        if len(self.noted) == s.BATCH_CAPACITY:
-            self.flush()
-        else:
-            self._loop.note_batch()
+        self._loop.note_batch()
 
     def publish_for(self, slot: int, opcode: int, payload: bytes) -> bool:
         """Publish a message to the topic that a slot is bound to; False if it is to none."""
