@@ -83,6 +83,13 @@ class Counts:
     def __init__(self) -> None:
         self.published = self.offered = self.dropped = self.closed = 0
 
+    def add(self, others: "Counts") -> None:
+        """Add what was counted elsewhere."""
+        self.published += others.published
+        self.offered += others.offered
+        self.dropped += others.dropped
+        self.closed += others.closed
+
 
 class Stage(Protocol):
     """A channel, as its topics see it."""
