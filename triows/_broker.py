@@ -171,13 +171,14 @@ class LocalBroker:
     async def publish(self, room: str, item: Any) -> Delivery:
         """See `Broker.publish`; publishers to a room are served in order."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        found = self._find(room)
         delivery = Delivery()
-        if found is not None:
+        while (found := self._find(room)) is not None:
             async with found.turn:
                 while lacking := [end for end in found.ends if not end.has_room(item)]:
                     await lacking[0].wait_for_room(item)
-                delivery = found.deliver(item)
+                if found is self._find(room):  # else all have left it, and perhaps begun another
+                    delivery = found.deliver(item)
+                    break
         await trio.lowlevel.cancel_shielded_checkpoint()
         return delivery
 

@@ -133,6 +133,27 @@ async def test_a_cancelled_publish_to_a_room_has_published_nothing(when):
     assert not cancel.was_cancelled
 
 
+async def test_what_waits_is_published_to_those_who_have_begun_the_room_anew():
+    """Where the member that it waited for was the last, and others came at once."""
+    rooms = Rooms()
+    deliveries = []
+
+    async def publish(item):
+        deliveries.append(await rooms.publish("den", item))
+
+    async with trio.open_nursery() as nursery:
+        async with rooms.join("den", capacity=1):
+            await rooms.publish("den", 0)
+            for item in range(1, 9):
+                nursery.start_soon(publish, item)
+                await trio.testing.wait_all_tasks_blocked()
+        async with rooms.join("den") as newcomer:
+            assert deliveries == []
+            await trio.testing.wait_all_tasks_blocked()
+            assert drain(newcomer) == list(range(1, 9))
+    assert deliveries == [Delivery(1)] * 8
+
+
 @pytest.mark.parametrize("driver", ["stream", "reactor"])
 async def test_websockets_are_in_rooms(driver, warm, nursery):
     """Attached they are members, and sent what is published, until they leave or close."""
