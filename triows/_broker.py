@@ -44,7 +44,7 @@ and those who share a broker agree on what these are: ``str`` and ``bytes`` by d
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
 import attrs
@@ -207,9 +207,30 @@ class _Room:
         self.turn = trio.Lock()
 
     def deliver(self, item: Any) -> Delivery:
+        oldest = self.log[0] if len(self.log) == self.log.maxlen != 0 else _NOTHING
         self.number += 1
         self.log.append(item)
-        return sum((end.deliver(item) for end in tuple(self.ends)), start=Delivery())
+        delivery = Delivery()
+        for i, end in enumerate(tuple(self.ends)):
+            try:
+                delivery += end.deliver(item)
+            except Exception:
+                if i == 0:  # nothing was published
+                    self._take_back(oldest)
+                    raise
+                end.skip(1)  # others have it; here it cannot be sent
+        return delivery
+
+    def _take_back(self, oldest: Any) -> None:
+        """Forget the last item, for which the *oldest* had to go, if any had to."""
+        self.number -= 1
+        if self.log:
+            self.log.pop()
+        if oldest is not _NOTHING:
+            self.log.appendleft(oldest)
+
+
+_NOTHING: Final = object()
 
 
 class _LocalLink:
