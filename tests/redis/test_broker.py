@@ -11,6 +11,7 @@ import trio.testing
 from tests.redis.server import RedisServer
 from triows import Backoff, Lagged, Policy, Rooms
 from triows.redis import open_redis_broker
+from triows.redis._node import CHANNELS
 
 QUICK = Backoff(first=0.02, longest=0.1)
 PATIENCE = 20.0
@@ -465,6 +466,22 @@ async def test_presence(mortal_redis):
         mortal_redis.kill()
         with pytest.raises(ConnectionError):
             await one.members("a")
+
+
+async def test_one_who_leaves_while_many_are_announced_is_not_there(shared_redis):
+    """It is not said again of who was to come later, having left by then."""
+    async with open_rooms(shared_redis, 1) as (here,), AsyncExitStack() as others:
+        broker = here._broker
+        (node,) = broker._nodes
+        await wait_until(lambda: node._connection)
+        for number in range(CHANNELS):
+            await others.enter_async_context(broker.announce("a", str(number)))
+        async with trio.open_nursery() as nursery:
+            async with broker.announce("a", "last"):
+                nursery.start_soon(node.announce, list(node.here))
+                await trio.lowlevel.checkpoint()  # it has begun, and has no answer yet
+        assert "last" not in await broker.members("a")
+        assert len(await broker.members("a")) == CHANNELS
 
 
 async def test_a_dead_process_is_forgotten(shared_redis):
