@@ -585,6 +585,30 @@ def test_a_slow_member_whose_own_sends_go_on(open_hall, channel):
     assert [one for one in came if one != b"own"] == list(range(31))
 
 
+def test_what_is_published_as_one_is_cut_off_goes_to_those_found_slow_with_it(open_hall, channel):
+    """A key that raises ends one whose peer is full; another full one is told of that."""
+    hall = open_hall("callback")
+    hall.policy = (Policy.DROP_OLDEST, 1_000)
+    slow, quick, _full = (hall.pair.connect(buffer=size) for size in (SMALL, None, SMALL))
+    conns = hall.pair.handler.conns
+    hall.attachments[3].detach()
+    channel.attach(
+        conns[3],
+        Policy.LATEST(lambda item: item["no key"]),
+        on_detach=lambda: channel.publish_nowait("it has left"),
+    )
+    for conn in (conns[1], conns[3]):
+        while not conn.buffered:
+            conn.send(bytes(500))
+            hall.pair.turn(1)
+
+    channel.publish_nowait("unkeyed")
+
+    came = [numbers(octets) for octets in hear_all(hall.pair, [slow, quick])]
+    assert came[1] == [b"unkeyed", b"it has left"]
+    assert [one for one in came[0] if one != bytes(500)] == came[1]
+
+
 @pytest.mark.parametrize("how", ["reset", "detach", "close"])
 def test_a_slow_member_that_ends(open_hall, channel, how):
     """Nothing of it is left."""

@@ -49,6 +49,9 @@ class Channel(Protocol):
     def expel(self, attachment: "Attachment") -> None:
         """Offer it nothing more."""
 
+    def do_after(self, call: Callable[[], None]) -> None:
+        """Do what may publish, behind what is being published."""
+
 
 class Attachment:
     """What `BroadcastChannel.attach` gives: a connection that is sent what is published.
@@ -165,7 +168,7 @@ class Attachment:
             self._place.backlog.clear()
         self._channel.expel(self)
         for call in self._on_detach:
-            call()
+            self._channel.do_after(call)
 
     # What is published, by way of the driver: as a member of the channel.
 

@@ -7,6 +7,8 @@ what was published before: each connection sees one order, that of the calls.
 
 # ruff: noqa: SLF001 - a loop and its fan are one thing in two modules
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -47,6 +49,7 @@ class Fan:
         self._batched: list[Topic] = []
         self._batches: list[bytearray] = []
         self._is_attending = False
+        self._after: list[Callable[[], None]] = []
         self._show_table()
 
     # Topics.
@@ -137,8 +140,8 @@ class Fan:
         row[s.MEMBERSHIPS] -= 1
         row[s.SLOW] -= member.index < 0
         topic.remove(member)
-        member.seat.end()
         self._close_if_idle(topic)
+        self._do_after(member.seat.end)
 
     def _unbind(self, slot: int) -> None:
         row = self._loop._slots[slot]
@@ -160,9 +163,15 @@ class Fan:
 
     def cut_off(self, member: Member) -> None:
         """End a connection that is too slow for its policy, with 1013."""
-        slot = member.slot
-        self.forget(slot)
-        self._loop.cut_off(slot)
+        self.forget(member.slot)
+        self._do_after(partial(self._loop.cut_off, member.slot))
+
+    def _do_after(self, call: Callable[[], None]) -> None:
+        """Do what users hear of, who may publish then: not before all have what was published."""
+        if self._is_attending:
+            self._after.append(call)
+        else:
+            call()
 
     def seat(self, member: Member) -> None:
         """Take note that a member is slow from now on."""
@@ -267,6 +276,8 @@ class Fan:
                     self.feed(slot)
         finally:
             self._is_attending = False
+        while self._after:
+            self._after.pop(0)()
 
     def _take_thirsty(self) -> list[int]:
         words, slots = self._loop._words, self._loop._slots
