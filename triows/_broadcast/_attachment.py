@@ -46,6 +46,9 @@ class Channel(Protocol):
     def admit(self, attachment: "Attachment") -> None:
         """Offer it what is published."""
 
+    def remove(self, attachment: "Attachment") -> None:
+        """Offer it nothing more by itself: it is in a topic."""
+
     def expel(self, attachment: "Attachment") -> None:
         """Offer it nothing more."""
 
@@ -149,7 +152,7 @@ class Attachment:
         driver = self._driver
         if self._is_over or driver is None:
             return
-        self._channel.expel(self)
+        self._channel.remove(self)
         greeting: list[PreparedMessage] = []
         while not self._place.is_empty:
             greeting += self._place.take(ENOUGH_UNSENT)
