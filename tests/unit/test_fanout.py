@@ -430,6 +430,26 @@ def test_many_topics(open_hall):
     assert len(hall.pair.loop.fan._topics) == 1
 
 
+def test_a_compiled_handler_publishes_to_the_channel_that_was_said_last(open_hall):
+    """Nothing is left of those before; in that one it goes on while another attachment ends."""
+    hall = open_hall("both", BroadcastChannel(), publishes=False)
+    client = hall.pair.connect()
+    conn = hall.pair.handler.conns[1]
+    hall.attachments[1].detach()
+    channels = [BroadcastChannel() for _ in range(3)]
+    before = None
+    for channel in channels:
+        attachment = channel.attach(conn, publishes=True)
+        if before is not None:
+            before.detach()
+        before = attachment
+    channels[-1].attach(conn).detach()
+    client.send(masked(BINARY, b"p1"))
+    assert hear_all(hall.pair, [client]) == [build_frame(BINARY, b"p1")]
+    assert [channel.statistics().published for channel in channels] == [0, 0, 1]
+    assert len(hall.pair.loop.fan._topics) == 1
+
+
 # Slow members.
 
 

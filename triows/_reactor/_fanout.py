@@ -39,6 +39,7 @@ class Fan:
         self._free = list(reversed(range(len(self._table))))
         self._members: dict[int, list[Member]] = {}
         self._bound: dict[Topic, int] = {}
+        self._publishing: dict[int, Member] = {}
         self._by_index: dict[int, Topic] = {}
         self.noted: list[Topic] = []
         """Topics with a batch to be sent."""
@@ -108,7 +109,7 @@ class Fan:
             slot: the connection's.
             session: the connection's.
             seat: its place in the channel.
-            publishes: whether that is where its compiled handler publishes to.
+            publishes: whether that is where its compiled handler publishes to from now on.
         """
         topic = self.topic_of(stage)
         member = topic.add(slot, session, seat)
@@ -116,7 +117,10 @@ class Fan:
         row = self._loop._slots[slot]
         row[s.MEMBERSHIPS] += 1
         if publishes:
+            if row[s.BOUND]:
+                self._unbind(slot)
             row[s.BOUND] = topic.index + 1
+            self._publishing[slot] = member
             self._bound[topic] = self._bound.get(topic, 0) + 1
         return member
 
@@ -124,7 +128,7 @@ class Fan:
         """Let a member go, if it has not gone: it is sent what was published before."""
         if member in self._members.get(member.slot, ()):
             self._send_unsent(member)
-            if self._loop._slots[member.slot, s.BOUND] == member.topic.index + 1:
+            if self._publishing.get(member.slot) is member:
                 self._unbind(member.slot)
             self._remove(member)
 
@@ -147,6 +151,7 @@ class Fan:
         row = self._loop._slots[slot]
         topic = self._by_index[int(row[s.BOUND]) - 1]
         row[s.BOUND] = 0
+        del self._publishing[slot]
         self._bound[topic] -= 1
         self._close_if_idle(topic)
 
