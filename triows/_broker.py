@@ -44,7 +44,7 @@ and those who share a broker agree on what these are: ``str`` and ``bytes`` by d
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
 import attrs
@@ -171,13 +171,14 @@ class LocalBroker:
     async def publish(self, room: str, item: Any) -> Delivery:
         """See `Broker.publish`; publishers to a room are served in order."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        found = self._find(room)
         delivery = Delivery()
-        if found is not None:
+        while (found := self._find(room)) is not None:
             async with found.turn:
                 while lacking := [end for end in found.ends if not end.has_room(item)]:
                     await lacking[0].wait_for_room(item)
-                delivery = found.deliver(item)
+                if found is self._find(room):  # else all have left it, and perhaps begun another
+                    delivery = found.deliver(item)
+                    break
         await trio.lowlevel.cancel_shielded_checkpoint()
         return delivery
 
@@ -206,9 +207,30 @@ class _Room:
         self.turn = trio.Lock()
 
     def deliver(self, item: Any) -> Delivery:
+        oldest = self.log[0] if len(self.log) == self.log.maxlen != 0 else _NOTHING
         self.number += 1
         self.log.append(item)
-        return sum((end.deliver(item) for end in tuple(self.ends)), start=Delivery())
+        delivery = Delivery()
+        for i, end in enumerate(tuple(self.ends)):
+            try:
+                delivery += end.deliver(item)
+            except Exception:
+                if i == 0:  # nothing was published
+                    self._take_back(oldest)
+                    raise
+                end.skip(1)  # others have it; here it cannot be sent
+        return delivery
+
+    def _take_back(self, oldest: Any) -> None:
+        """Forget the last item, for which the *oldest* had to go, if any had to."""
+        self.number -= 1
+        if self.log:
+            self.log.pop()
+        if oldest is not _NOTHING:
+            self.log.appendleft(oldest)
+
+
+_NOTHING: Final = object()
 
 
 class _LocalLink:

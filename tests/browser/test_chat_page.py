@@ -115,6 +115,23 @@ def test_a_connection_is_cut(server, ann, bob):
         line.close()
 
 
+TWICE = """
+const { Log } = await import("/log.js");
+const log = new Log("twice");
+const show = (seq, id) => log.show({ id, seq, log: "a", nick: "Ann", text: id, time: seq }, {});
+const shown = [show(1, "one"), show(2, "one"), show(3, "two"), show(5, "two"), show(6, "three")];
+return [shown, [...log.node.querySelectorAll(".note")].map((note) => note.textContent)];
+"""
+
+
+def test_a_message_that_comes_twice_is_shown_once_and_nothing_is_missing(server, ann):
+    """With one id and two numbers, as by way of two machines."""
+    ann.open(server.port, "Ann", "twice")
+    shown, notes = ann.script(TWICE)
+    assert shown == [True, False, True, False, True]
+    assert notes == ["1 messages are missing here."]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_server_is_started_anew(server, ann, bob, number):
     """Both pages come back by themselves, keep what they show, and send what was typed."""

@@ -11,6 +11,7 @@ import trio.testing
 from tests.redis.server import RedisServer
 from triows import Backoff, Lagged, Policy, Rooms
 from triows.redis import open_redis_broker
+from triows.redis._node import CHANNELS
 
 QUICK = Backoff(first=0.02, longest=0.1)
 PATIENCE = 20.0
@@ -275,6 +276,25 @@ async def test_a_backlog_that_overflows(mortal_redis):
             assert near.position == far.position
 
 
+async def test_a_history_ends_where_its_numbers_do(mortal_redis):
+    """Who comes back to a process that reads a log with a gap is given nothing for another item."""
+    async with open_rooms(mortal_redis, 3, backlog=200) as (here, there, elsewhere):
+        async with here.join("a") as near, there.join("a") as far:
+            await greet(near, far)
+            position = far.position
+            await kill(mortal_redis, here)
+            for number in range(15):
+                await near.publish(f"{number}")
+            dropped = here._broker.statistics().dropped
+            assert 0 < dropped < 15
+            mortal_redis.start()
+            rest = await take(far, 16 - dropped)
+        async with elsewhere.join("a", after=position) as back:
+            assert await take(back, 16 - dropped) == rest
+            assert rest == [[dropped], *map(str, range(dropped, 15))]
+            assert back.position == far.position
+
+
 async def test_a_redis_that_has_lost_its_data(tmp_path):
     """The numbering begins anew, and subscribers are told that something may be missing."""
     with RedisServer(tmp_path / "forgetful") as server:
@@ -338,9 +358,9 @@ async def test_a_redis_that_others_write_to(shared_redis):
         shared_redis.ask("HINCRBY", f"{prefix}r:a", "n", "1")
         shared_redis.ask("XADD", f"{prefix}l:a", "2-0", "d", "short")
         async with there.join("a") as far:
-            assert await take(far, 1) == ["1"]
             await far.publish("3")
-            assert await take(far, 1) == ["3"]
+            assert await take(far, 1) == ["3"]  # the history begins behind the gap
+            assert far.position.number == 3
 
 
 async def test_a_redis_that_has_forgotten_the_scripts(shared_redis):
@@ -446,6 +466,22 @@ async def test_presence(mortal_redis):
         mortal_redis.kill()
         with pytest.raises(ConnectionError):
             await one.members("a")
+
+
+async def test_one_who_leaves_while_many_are_announced_is_not_there(shared_redis):
+    """It is not said again of who was to come later, having left by then."""
+    async with open_rooms(shared_redis, 1) as (here,), AsyncExitStack() as others:
+        broker = here._broker
+        (node,) = broker._nodes
+        await wait_until(lambda: node._connection)
+        for number in range(CHANNELS):
+            await others.enter_async_context(broker.announce("a", str(number)))
+        async with trio.open_nursery() as nursery:
+            async with broker.announce("a", "last"):
+                nursery.start_soon(node.announce, list(node.here))
+                await trio.lowlevel.checkpoint()  # it has begun, and has no answer yet
+        assert "last" not in await broker.members("a")
+        assert len(await broker.members("a")) == CHANNELS
 
 
 async def test_a_dead_process_is_forgotten(shared_redis):

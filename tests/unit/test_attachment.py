@@ -488,6 +488,27 @@ async def test_a_peer_that_is_cut_off_is_told_1013(party):
     assert statistics.offered == statistics.delivered + statistics.closed == count
 
 
+async def test_what_is_published_as_one_is_cut_off_comes_behind_what_it_was_cut_off_for(party):
+    """To all who are left: they get the same order."""
+    channel = BroadcastChannel()
+    slow, _ = await party.meet(is_small=True)
+    ws, peer = await party.meet()
+    channel.attach(slow, capacity=3, on_detach=lambda: channel.publish_nowait("it has left"))
+    channel.attach(ws, Policy.DROP_OLDEST)
+    async with channel.subscribe(Policy.DROP_OLDEST) as subscription:
+        count = 0
+        while channel.statistics().members == 3:
+            channel.publish_nowait(large(count))
+            count += 1
+            await trio.lowlevel.checkpoint()
+        heard = [subscription.receive_nowait() for _ in range(count + 1)]
+        assert [number(one) for one in heard[:-1]] == list(range(count))
+        assert heard[-1] == "it has left"
+        assert subscription.number == count + 1
+        got = await take_all(peer, b"it has left")
+        assert [number(payload) for payload in got[:-1]] == list(range(count))
+
+
 async def test_a_key_that_raises_cuts_off_its_own_connection(party):
     """The publisher and the others notice nothing."""
     channel = BroadcastChannel[bytes]()

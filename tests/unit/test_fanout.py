@@ -430,6 +430,26 @@ def test_many_topics(open_hall):
     assert len(hall.pair.loop.fan._topics) == 1
 
 
+def test_a_compiled_handler_publishes_to_the_channel_that_was_said_last(open_hall):
+    """Nothing is left of those before; in that one it goes on while another attachment ends."""
+    hall = open_hall("both", BroadcastChannel(), publishes=False)
+    client = hall.pair.connect()
+    conn = hall.pair.handler.conns[1]
+    hall.attachments[1].detach()
+    channels = [BroadcastChannel() for _ in range(3)]
+    before = None
+    for channel in channels:
+        attachment = channel.attach(conn, publishes=True)
+        if before is not None:
+            before.detach()
+        before = attachment
+    channels[-1].attach(conn).detach()
+    client.send(masked(BINARY, b"p1"))
+    assert hear_all(hall.pair, [client]) == [build_frame(BINARY, b"p1")]
+    assert [channel.statistics().published for channel in channels] == [0, 0, 1]
+    assert len(hall.pair.loop.fan._topics) == 1
+
+
 # Slow members.
 
 
@@ -441,6 +461,27 @@ def number(i):
 def numbers(octets):
     """The numbers of messages, and other payloads as they are."""
     return [int(payload[1:6]) if len(payload) == 506 else payload for _, payload in frames(octets)]
+
+
+def test_one_that_is_found_slow_by_the_last_batch_that_fits_has_its_message_once(open_hall):
+    """As many channels as one call takes batches of, to a peer that was full: all once."""
+    hall = open_hall("callback", BroadcastChannel())
+    slow = hall.pair.connect(buffer=SMALL)
+    channels = [BroadcastChannel() for _ in range(s.BATCH_CAPACITY)]
+    for channel in channels:
+        channel.attach(hall.pair.handler.conns[1])
+    count = 0
+    while not hall.pair.register(s.QUEUED):
+        channels[0].publish_nowait(number(count))
+        hall.pair.turn(1)
+        count += 1
+
+    for i, channel in enumerate(channels):
+        channel.publish_nowait(b"%d" % i)
+
+    came = numbers(hear_all(hall.pair, [slow])[0])
+    assert came[:count] == list(range(count))
+    assert sorted(came[count:]) == sorted(b"%d" % i for i in range(s.BATCH_CAPACITY))
 
 
 @pytest.mark.parametrize("count", [20, 60])
@@ -562,6 +603,30 @@ def test_a_slow_member_whose_own_sends_go_on(open_hall, channel):
     came = numbers(hear_all(hall.pair, [slow])[0])
     assert came.index(b"own") < len(came) - 1
     assert [one for one in came if one != b"own"] == list(range(31))
+
+
+def test_what_is_published_as_one_is_cut_off_goes_to_those_found_slow_with_it(open_hall, channel):
+    """A key that raises ends one whose peer is full; another full one is told of that."""
+    hall = open_hall("callback")
+    hall.policy = (Policy.DROP_OLDEST, 1_000)
+    slow, quick, _full = (hall.pair.connect(buffer=size) for size in (SMALL, None, SMALL))
+    conns = hall.pair.handler.conns
+    hall.attachments[3].detach()
+    channel.attach(
+        conns[3],
+        Policy.LATEST(lambda item: item["no key"]),
+        on_detach=lambda: channel.publish_nowait("it has left"),
+    )
+    for conn in (conns[1], conns[3]):
+        while not conn.buffered:
+            conn.send(bytes(500))
+            hall.pair.turn(1)
+
+    channel.publish_nowait("unkeyed")
+
+    came = [numbers(octets) for octets in hear_all(hall.pair, [slow, quick])]
+    assert came[1] == [b"unkeyed", b"it has left"]
+    assert [one for one in came[0] if one != bytes(500)] == came[1]
 
 
 @pytest.mark.parametrize("how", ["reset", "detach", "close"])

@@ -1,6 +1,8 @@
 """Channels whose members are in loops of other threads, and publishing from other threads."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import trio
@@ -222,6 +224,53 @@ async def test_a_reactor_that_ends_lets_its_members_go():
     await until(lambda: not guests.attachments[0].is_attached)
     assert channel.publish_nowait("late").delivered == 0
     assert GRACE < 1
+
+
+async def test_no_one_waits_for_a_reactor_that_has_ended():
+    """A publisher that waited for its slow member goes on, as do all others from then on."""
+    channel = BroadcastChannel()
+    guests = Guests(channel, Policy.BLOCK, 1)
+    message = bytes(300_000)
+    async with trio.open_nursery() as nursery:
+        async with running(Reactor(guests, threads=1)) as reactor:
+            ours, _peer = open_session()
+            reactor.add_session(ours)
+            await guests.wait_for(1)
+            with trio.move_on_after(0.5):
+                while True:
+                    await channel.publish(message)
+            nursery.start_soon(channel.publish, message)
+            await trio.testing.wait_all_tasks_blocked()
+            assert channel.statistics().publishers_waiting == 1
+            conn, published = guests.conns[0], channel.statistics().published
+        with trio.fail_after(5):
+            while channel.statistics().published == published:
+                await trio.lowlevel.checkpoint()
+            for _ in range(2_000):
+                await channel.publish(message)
+    assert not guests.attachments[0].is_attached
+    assert not channel.attach(conn).is_attached
+    statistics = channel.statistics()
+    assert statistics.members == 0
+    assert statistics.offered == statistics.delivered
+    assert statistics.offered > 0
+
+
+async def test_a_channel_is_not_kept_by_a_thread_where_it_had_members():
+    """However long the thread's loop goes on."""
+    channel = BroadcastChannel()
+    guests = Guests(channel)
+    async with running(Reactor(guests, threads=1)) as reactor:
+        ours, peer = open_session()
+        reactor.add_session(ours)
+        await guests.wait_for(1)
+        await peer.aclose()
+        await until(lambda: not guests.attachments[0].is_attached)
+        known = weakref.ref(channel)
+        guests.channel = None
+        guests.attachments.clear()
+        del channel
+        await until(lambda: gc.collect() is None or known() is None)
 
 
 async def test_items_lost_before_the_channel_are_told_in_threads():

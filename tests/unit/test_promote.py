@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 import triows
+import triows.testing
 from tests.conformance.peer import (
     BINARY,
     CLOSE,
@@ -261,6 +262,39 @@ async def test_a_connection_is_promoted_from_a_task_too(threads: int):
             assert ws.request.path == "/chat"
         ws.abort("the test is over")
         await trio.aclose_forcefully(peer.stream)
+
+
+async def test_a_channel_still_waits_for_it(threads: int):
+    """Attached before it has moved: nothing is lost, and nobody publishes who cannot wait."""
+    channel = triows.BroadcastChannel[str]()
+    async with contextlib.AsyncExitStack() as stack:
+
+        class Attaching(triows.Handler):
+            """Promotes and attaches who comes."""
+
+            def on_open(self, conn: triows.Connection) -> None:
+                """Attach, and publish before it has moved."""
+                self.ws = conn.promote()
+                channel.attach(self.ws, triows.Policy.BLOCK, 3)
+                channel.publish_nowait("at once")
+                came.set()
+
+        came, handler = trio.Event(), Attaching()
+        reactor = await stack.enter_async_context(triows.open_reactor(handler, threads=threads))
+        await reactor.listen(0)
+        peer = Peer(await trio.open_tcp_stream("127.0.0.1", reactor.port), PATIENCE)
+        stack.push_async_callback(trio.aclose_forcefully, peer.stream)
+        await peer.handshake()
+        with trio.fail_after(PATIENCE):
+            await came.wait()
+        stack.callback(handler.ws.abort, "the test is over")
+        for number in range(9):
+            await channel.publish(str(number))
+        got = [(await peer.receive_frame()).payload for _ in range(10)]
+        assert got == [b"at once", *(b"%d" % number for number in range(9))]
+        async with triows.testing.memory_pair() as (_, ws):
+            with pytest.raises(ValueError, match="BLOCK"):
+                channel.attach(ws, publishes=True)
 
 
 async def test_compression_goes_on_with_its_context(threads: int):

@@ -133,6 +133,27 @@ async def test_a_cancelled_publish_to_a_room_has_published_nothing(when):
     assert not cancel.was_cancelled
 
 
+async def test_what_waits_is_published_to_those_who_have_begun_the_room_anew():
+    """Where the member that it waited for was the last, and others came at once."""
+    rooms = Rooms()
+    deliveries = []
+
+    async def publish(item):
+        deliveries.append(await rooms.publish("den", item))
+
+    async with trio.open_nursery() as nursery:
+        async with rooms.join("den", capacity=1):
+            await rooms.publish("den", 0)
+            for item in range(1, 9):
+                nursery.start_soon(publish, item)
+                await trio.testing.wait_all_tasks_blocked()
+        async with rooms.join("den") as newcomer:
+            assert deliveries == []
+            await trio.testing.wait_all_tasks_blocked()
+            assert drain(newcomer) == list(range(1, 9))
+    assert deliveries == [Delivery(1)] * 8
+
+
 @pytest.mark.parametrize("driver", ["stream", "reactor"])
 async def test_websockets_are_in_rooms(driver, warm, nursery):
     """Attached they are members, and sent what is published, until they leave or close."""
@@ -408,3 +429,34 @@ async def test_a_membership_says_what_it_is():
         assert repr(room) == "<triows.Membership of 'ann' in 'lobby'>"
         assert room.subscription.statistics().unread_items == 0
     assert isinstance(BroadcastChannel[str](), trio.abc.AsyncResource)
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_what_cannot_be_sent_to_a_websocket_is_not_in_the_rooms_log(warm, is_full):
+    """Half a character, say: who publishes it is told, and numbers go on as if it had not been."""
+    broker = LocalBroker(history=1 if is_full else 5)
+    rooms = Rooms(5, broker)
+    async with memory_pair() as (_, ws), rooms.join("den") as member:
+        rooms.attach("den", ws)
+        await rooms.publish("den", "one")
+        with pytest.raises(UnicodeEncodeError):
+            await rooms.publish("den", "\ud800")
+        async with Rooms(5, broker).join("den") as newcomer:
+            assert drain(newcomer) == ["one"]
+        await rooms.publish("den", "two")
+        assert drain(member) == ["one", "two"]
+        async with Rooms(5, broker).join("den", after=member.position) as newcomer:
+            await rooms.publish("den", "three")
+            assert drain(newcomer) == ["three"]
+
+
+async def test_what_one_of_several_cannot_send_is_a_gap_there(warm):
+    """The others have had it."""
+    broker = LocalBroker()
+    ours, theirs = Rooms(0, broker), Rooms(0, broker)
+    async with ours.join("den") as member, memory_pair() as (client, ws):
+        theirs.attach("den", ws, lagged=lambda count: f"lost {count}")
+        assert await ours.publish("den", "\ud800") == Delivery(1)
+        await ours.publish("den", "on")
+        assert drain(member) == ["\ud800", "on"]
+        assert [await client.receive() for _ in range(2)] == ["lost 1", "on"]

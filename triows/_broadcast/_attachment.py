@@ -46,8 +46,14 @@ class Channel(Protocol):
     def admit(self, attachment: "Attachment") -> None:
         """Offer it what is published."""
 
+    def remove(self, attachment: "Attachment") -> None:
+        """Offer it nothing more by itself: it is in a topic."""
+
     def expel(self, attachment: "Attachment") -> None:
         """Offer it nothing more."""
+
+    def do_after(self, call: Callable[[], None]) -> None:
+        """Do what may publish, behind what is being published."""
 
 
 class Attachment:
@@ -151,7 +157,7 @@ class Attachment:
         driver = self._driver
         if self._is_over or driver is None:
             return
-        self._channel.expel(self)
+        self._channel.remove(self)
         greeting: list[PreparedMessage] = []
         while not self._place.is_empty and not driver.is_mid_message:
             greeting += self._place.take(ENOUGH_UNSENT)
@@ -170,7 +176,7 @@ class Attachment:
             self._place.backlog.clear()
         self._channel.expel(self)
         for call in self._on_detach:
-            call()
+            self._channel.do_after(call)
 
     # What is published, by way of the driver: as a member of the channel.
 

@@ -83,6 +83,8 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         self._troupe = Troupe(self._relay, self.make_room)
         self._has_attached = self._has_compiled = False
         self._waited_for: set[Attachment] = set()
+        self._is_giving = False
+        self._after: list[Callable[[], None]] = []
         self._is_closed = False
         self._turn = trio.Lock()
         self._room = trio.lowlevel.ParkingLot()
@@ -404,12 +406,18 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
         self._counts.published += origin is None
         entry.number, entry.epoch = self._number, self._epoch
         self._history.append(entry)
-        count, dropped, closed = self._troupe.publish(entry, origin)
-        if self._members:
-            offered, lost, cut_off = self._offer(entry)
-            count += offered
-            dropped += lost
-            closed += cut_off
+        was_giving, self._is_giving = self._is_giving, True
+        try:
+            count, dropped, closed = self._troupe.publish(entry, origin)
+            if self._members:
+                offered, lost, cut_off = self._offer(entry)
+                count += offered
+                dropped += lost
+                closed += cut_off
+        finally:
+            self._is_giving = was_giving
+        while self._after and not was_giving:
+            self._after.pop(0)()
         return count, dropped, closed
 
     def _offer(self, entry: Entry) -> tuple[int, int, int]:
@@ -533,6 +541,13 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
     def admit(self, attachment: Attachment) -> None:
         """Publish to an attachment by itself."""
         self._add(attachment, attachment.offer, attachment.policy)
+
+    def do_after(self, call: Callable[[], None]) -> None:
+        """Do what may publish: not before all have what is being published, if something is."""
+        if self._is_giving:
+            self._after.append(call)
+        else:
+            call()
 
     def expel(self, attachment: Attachment) -> None:
         """Publish to an attachment by itself no more; publishers look whether that makes room."""

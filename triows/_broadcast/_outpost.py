@@ -3,7 +3,7 @@
 Seen from Trio's thread it is an *audience* that is published to: entries queue under a lock,
 bounded, and the loop is woken for the first of them. In the loop's thread it is the *stage* of
 a topic: it takes the entries as long as there is room for them, and what a compiled handler
-publishes there goes back to Trio's thread in one call for each batch.
+publishes there goes back to Trio's thread in one call for each batch. It ends with the loop.
 """
 
 import contextlib
@@ -36,6 +36,9 @@ class Thread(Protocol):
     def post(self, call: Callable[[], None]) -> bool:
         """Have something done in the loop's thread; returns whether that is to come."""
 
+    def tell_end(self, guest: "Outpost") -> bool:
+        """Have `end` called there once the loop is closed; returns as `post`."""
+
 
 class Troupe(Protocol):
     """The channel's side."""
@@ -48,6 +51,9 @@ class Troupe(Protocol):
 
     def make_room(self) -> None:
         """Let publishers look again."""
+
+    def retire(self, outpost: "Outpost") -> None:
+        """Publish no more to a loop that is closed."""
 
 
 class Outpost:
@@ -66,10 +72,12 @@ class Outpost:
         self._entries: deque[Entry | _Order] = deque()
         self._leaving: deque[Place] = deque()
         self._octets = 0
-        self._is_full = self._is_heard = False
+        self._is_full = self._is_heard = self._is_over = False
         self.counts = Counts()
         self._topic: Topic | None = None
         self._members: dict[Place, Member] = {}
+        if not thread.tell_end(self):
+            self.end()
 
     # In Trio's thread: an audience.
 
@@ -85,16 +93,24 @@ class Outpost:
         return len(self), 0, 0
 
     def order(self, call: Callable[[], None]) -> None:
-        """Have something done in the loop's thread, in its place among what is published."""
-        self._append(_Order(call), 0)
+        """Have something done in the loop's thread, in its place among what is published.
 
-    def _append(self, entry: "Entry | _Order", size: int) -> None:
+        At once, where the loop is closed: it finds no one there.
+        """
+        if not self._append(_Order(call), 0):
+            call()
+
+    def _append(self, entry: "Entry | _Order", size: int) -> bool:
+        """Have the loop take something; returns whether there still is one."""
         with self._lock:
+            if self._is_over:
+                return False
             is_first = not self._entries
             self._entries.append(entry)
             self._octets += size
         if is_first:
             self._thread.post(self._take)
+        return True
 
     def has_room(self, size: int) -> bool:
         """Say whether the loop has taken enough of what was published before."""
@@ -188,7 +204,7 @@ class Outpost:
                     break
                 entry = self._entries[0]
             if isinstance(entry, Entry) and not self._has_room(entry.size):
-                return  # `_take_more` will come
+                break  # `_take_more` will come
             with self._lock:
                 self._entries.popleft()
                 self._octets -= entry.size
@@ -200,6 +216,14 @@ class Outpost:
             is_full, self._is_full = self._is_full, False
         if is_full:
             self._hop(self._troupe.make_room)
+
+    def end(self) -> None:
+        """Take what no one will be given any more: the loop is closed, and has no members."""
+        while not self._is_over:
+            self._take()
+            with self._lock:
+                self._is_over = not self._entries
+        self._hop(partial(self._troupe.retire, self))
 
     def _has_room(self, size: int) -> bool:
         """Say whether no member has to be waited for, who is not about to leave."""

@@ -115,10 +115,7 @@ class Troupe:
             audience.collect()
         total = Counts()
         for counts in (self.counts, *(one.counts for one in self._outposts.values())):
-            total.published += counts.published
-            total.offered += counts.offered
-            total.dropped += counts.dropped
-            total.closed += counts.closed
+            total.add(counts)
         return total
 
     def outpost_in(self, thread: Thread) -> Outpost:
@@ -128,6 +125,13 @@ class Troupe:
             outpost = self._outposts[thread] = Outpost(self, thread)
             self.open(outpost)
         return outpost
+
+    def retire(self, outpost: Outpost) -> None:
+        """Publish no more to a loop that is closed; what was counted there stays counted."""
+        self.close(outpost)
+        self._outposts = {at: one for at, one in self._outposts.items() if one is not outpost}
+        self.counts.add(outpost.counts)
+        self.make_room()
 
     def _tell(self) -> None:
         is_heard = self._has_others or len(self.audiences) > 1

@@ -7,6 +7,8 @@ what was published before: each connection sees one order, that of the calls.
 
 # ruff: noqa: SLF001 - a loop and its fan are one thing in two modules
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -37,6 +39,7 @@ class Fan:
         self._free = list(reversed(range(len(self._table))))
         self._members: dict[int, list[Member]] = {}
         self._bound: dict[Topic, int] = {}
+        self._publishing: dict[int, Member] = {}
         self._by_index: dict[int, Topic] = {}
         self.noted: list[Topic] = []
         """Topics with a batch to be sent."""
@@ -48,6 +51,7 @@ class Fan:
         self._batches: list[bytearray] = []
         self._is_attending = False
         self._held: set[int] = set()  # slots that are sent nothing for now
+        self._after: list[Callable[[], None]] = []
         self._show_table()
 
     # Topics.
@@ -106,7 +110,7 @@ class Fan:
             slot: the connection's.
             session: the connection's.
             seat: its place in the channel.
-            publishes: whether that is where its compiled handler publishes to.
+            publishes: whether that is where its compiled handler publishes to from now on.
         """
         topic = self.topic_of(stage)
         member = topic.add(slot, session, seat)
@@ -114,7 +118,10 @@ class Fan:
         row = self._loop._slots[slot]
         row[s.MEMBERSHIPS] += 1
         if publishes:
+            if row[s.BOUND]:
+                self._unbind(slot)
             row[s.BOUND] = topic.index + 1
+            self._publishing[slot] = member
             self._bound[topic] = self._bound.get(topic, 0) + 1
         if slot in self._held:
             topic.make_slow(member)
@@ -140,7 +147,7 @@ class Fan:
         """Let a member go, if it has not gone: it is sent what was published before."""
         if member in self._members.get(member.slot, ()):
             self._send_unsent(member)
-            if self._loop._slots[member.slot, s.BOUND] == member.topic.index + 1:
+            if self._publishing.get(member.slot) is member:
                 self._unbind(member.slot)
             self._remove(member)
 
@@ -156,13 +163,14 @@ class Fan:
         row[s.MEMBERSHIPS] -= 1
         row[s.SLOW] -= member.index < 0
         topic.remove(member)
-        member.seat.end()
         self._close_if_idle(topic)
+        self._do_after(member.seat.end)
 
     def _unbind(self, slot: int) -> None:
         row = self._loop._slots[slot]
         topic = self._by_index[int(row[s.BOUND]) - 1]
         row[s.BOUND] = 0
+        del self._publishing[slot]
         self._bound[topic] -= 1
         self._close_if_idle(topic)
 
@@ -180,9 +188,15 @@ class Fan:
 
     def cut_off(self, member: Member) -> None:
         """End a connection that is too slow for its policy, with 1013."""
-        slot = member.slot
-        self.forget(slot)
-        self._loop.cut_off(slot)
+        self.forget(member.slot)
+        self._do_after(partial(self._loop.cut_off, member.slot))
+
+    def _do_after(self, call: Callable[[], None]) -> None:
+        """Do what users hear of, who may publish then: not before all have what was published."""
+        if self._is_attending:
+            self._after.append(call)
+        else:
+            call()
 
     def seat(self, member: Member) -> None:
         """Take note that a member is slow from now on."""
@@ -199,13 +213,19 @@ class Fan:
         """How many members are to be sent something that was published."""
         return sum(map(len, self.noted))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no other topic can be noted before a `flush`."""
+        return len(self.noted) == s.BATCH_CAPACITY
+
     def note(self, topic: Topic) -> None:
-        """Have a topic's batch sent soon."""
+        """Have a topic's batch sent soon; not if `is_full`.
+
+        Nothing is sent here: the topic is about to offer to those that are slow what others have
+        in its batch.
+        """
         self.noted.append(topic)
-        if len(self.noted) == s.BATCH_CAPACITY:
-            self.flush()
-        else:
-            self._loop.note_batch()
+        self._loop.note_batch()
 
     def publish_for(self, slot: int, opcode: int, payload: bytes) -> bool:
         """Publish a message to the topic that a slot is bound to; False if it is to none."""
@@ -281,6 +301,8 @@ class Fan:
                     self.feed(slot)
         finally:
             self._is_attending = False
+        while self._after:
+            self._after.pop(0)()
 
     def _take_thirsty(self) -> list[int]:
         words, slots = self._loop._words, self._loop._slots

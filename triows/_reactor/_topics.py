@@ -83,6 +83,13 @@ class Counts:
     def __init__(self) -> None:
         self.published = self.offered = self.dropped = self.closed = 0
 
+    def add(self, others: "Counts") -> None:
+        """Add what was counted elsewhere."""
+        self.published += others.published
+        self.offered += others.offered
+        self.dropped += others.dropped
+        self.closed += others.closed
+
 
 class Stage(Protocol):
     """A channel, as its topics see it."""
@@ -209,10 +216,11 @@ class Topic:
 
     def publish(self, entry: Any) -> tuple[int, int, int]:
         """Give every member an entry; returns how many they were, lost something, were cut off."""
+        if self._quick and self._is_full_for(entry.size):
+            self._fan.flush()  # before that makes more than seats have room for
+        # Only now: those that were found slow by that may have been cut off, or may be fed.
         count = len(self._quick) + len(self.slow)
         if self._quick:
-            if self._is_full_for(entry.size):
-                self._fan.flush()  # before that makes more than seats have room for
             self._entries.append(entry)
             self._octets += entry.size
             self._fan.gathered += 1
@@ -250,9 +258,9 @@ class Topic:
         return not self.slow or all(member.seat.has_room(size) for member in self.slow)
 
     def _is_full_for(self, size: int) -> bool:
-        return bool(self._entries) and (
-            len(self._entries) >= self._most_items or self._octets + size > self._most_octets
-        )
+        if not self._entries:
+            return self._fan.is_full
+        return len(self._entries) >= self._most_items or self._octets + size > self._most_octets
 
     def take_batch(self) -> bytearray:
         """Take what was gathered, as frames; `attend` is to follow."""

@@ -13,7 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 import attrs
 import trio
@@ -24,6 +25,13 @@ from triows._reactor._fanout import Fan
 from triows._reactor._loop import BUDGET, SWEEP_INTERVAL, Loop, LoopStatistics
 from triows._reactor._outbox import Item, Outbox
 from triows._reactor._topics import Home, Seat
+
+
+class Guest(Protocol):
+    """One who has to do with a loop, and may outlive it, or not live as long."""
+
+    def end(self) -> None:
+        """Take note that the loop is closed; in its thread."""
 
 
 class Driver:
@@ -42,6 +50,7 @@ class Driver:
         self._deadline = math.inf
         self._is_finishing = self._is_stopping = False
         self._calls: deque[Callable[[], None]] = deque()
+        self._guests: WeakSet[Guest] = WeakSet()
         self._lock = threading.RLock()  # a signal's handler may send
         self._is_over = False
         self._is_calling = False
@@ -153,6 +162,13 @@ class Driver:
         """Have something done in the loop's thread; returns whether that is to come."""
         return self._post(call)
 
+    def tell_end(self, guest: Guest) -> bool:
+        """Have one told, while it is there, once the loop is closed; returns as `post`."""
+        with self._lock:
+            if not self._is_over:
+                self._guests.add(guest)
+            return not self._is_over
+
     def _post(self, call: Callable[[], None]) -> bool:
         with self._lock:
             if self._is_over:
@@ -238,6 +254,8 @@ class Driver:
         finally:  # whatever a callback raised
             self._dropped += len(self._taken) + self._outbox.close()
             self._loop.close()
+            for guest in [*self._guests]:
+                guest.end()
 
 
 class ThreadDriver(Driver):

@@ -288,9 +288,10 @@ class Node:
             await trio.sleep(self._settings.timeout)
 
     async def announce(self, members: list[tuple[str, str]]) -> None:
-        """Say that *members*, pairs of room and name, are there."""
+        """Say that *members*, pairs of room and name, are there, but for who leaves meanwhile."""
         for start in range(0, len(members) or 1, CHANNELS):
-            flat = [part for pair in members[start : start + CHANNELS] for part in pair]
+            some = [pair for pair in members[start : start + CHANNELS] if pair in self.here]
+            flat = [part for pair in some for part in pair]
             holds = round(3_000 * self._settings.timeout)
             await self.call(_scripts.ANNOUNCE, self._process, holds, *flat)
 

@@ -173,7 +173,7 @@ class Room:
             self.position = Position(epoch, number)
             for _, parcel in entries:
                 self._hear(parcel)
-                self._log.append(parcel.item)
+            self._log.extend(_without_gaps(entries, number))
             self._begin()
         elif not self.position.epoch:  # who came while Redis was away gets the history now
             before = entries[0][0] - 1 if entries else number
@@ -316,3 +316,13 @@ class Room:
         else:
             self._must_begin = True
         return sum((end.deliver(parcel.item) for end in tuple(self.ends)), start=Delivery())
+
+
+def _without_gaps(entries: list[tuple[int, Parcel]], number: int) -> list[Any]:
+    """Return the items that reach up to a number without a gap: a history has none in it."""
+    found: list[Any] = []
+    for at, parcel in reversed(entries):
+        if at != number - len(found):
+            break
+        found.append(parcel.item)
+    return found[::-1]

@@ -60,8 +60,10 @@ export class Log {
   show(message, { own, mentioned }) {
     const { id, log, seq, nick, text, time } = message;
     this.confirm(id);
-    if ((log === this.#log && seq <= this.#seq) || this.#ids.has(id)) return false;
+    const isShown = this.#ids.has(id); // one may come twice, with two numbers
+    if (log === this.#log ? seq <= this.#seq : isShown) return false;
     this.#follow(log, seq);
+    if (isShown) return false;
     if (id) this.#ids.add(id);
     const date = new Date(time * 1000);
     this.#turnPage(date);
