@@ -58,7 +58,8 @@ def test_the_program(number) -> None:
         assert re.search(r"^\* in lobby: ann, guest-2$", said, re.MULTILINE)
         assert errors == ""
         process.send_signal(number)
-        said, errors = ann.communicate(timeout=DEADLINE)
+        said = ann.stdout.read()  # which leaves it its input, at whose end it would go by itself
+        _, errors = ann.communicate(timeout=DEADLINE)
         assert said.splitlines()[-1] == "* The server is shutting down."
         assert (ann.returncode, errors) == (0, "")
         _, log = process.communicate(timeout=DEADLINE)
