@@ -329,6 +329,28 @@ async def test_a_connection_that_ends_is_detached(party, how):
     assert channel.publish_nowait("nobody") == Delivery()
 
 
+async def test_what_is_told_of_the_end_may_fail(party, caplog):
+    """It costs no one else anything: the other connections of the loop go on."""
+    channel = BroadcastChannel[str]()
+    told = []
+
+    def fail():
+        told.append(channel)
+        raise ArithmeticError
+
+    ws, peer = await party.meet()
+    other, its_peer = await party.meet()
+    channel.attach(ws, on_detach=fail).call_on_detach(fail)
+    channel.attach(other)
+    await peer.stream.aclose()
+    await settle()
+    assert len(told) == 2
+    channel.publish_nowait("goes on")
+
+    assert await take(its_peer, 1) == [b"goes on"]
+    assert [record.message for record in caplog.records] == ["on_detach failed"] * 2
+
+
 async def test_one_who_has_ended_cannot_be_attached(party):
     """The errors are those of sending; a closed channel takes no one."""
     channel = BroadcastChannel[str]()

@@ -7,7 +7,9 @@ way what its peer does not take soon enough waits in its place, under its policy
 connection's own queue stays short.
 """
 
+import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
@@ -20,6 +22,8 @@ from triows._driver import Driver
 from triows._engine import PreparedMessage
 from triows._reactor import Connection, Home, Session
 from triows._websocket import WebSocket
+
+logger = logging.getLogger("triows")
 
 Target: TypeAlias = WebSocket | Connection
 
@@ -176,7 +180,7 @@ class Attachment:
             self._place.backlog.clear()
         self._channel.expel(self)
         for call in self._on_detach:
-            self._channel.do_after(call)
+            self._channel.do_after(partial(_tell, call))
 
     # What is published, by way of the driver: as a member of the channel.
 
@@ -226,3 +230,11 @@ class Attachment:
 
     def wake(self) -> None:
         """Do nothing: that the channel was closed is no business of the connection."""
+
+
+def _tell(call: Callable[[], None]) -> None:
+    """Do what someone wants done at the end; whoever brings that about has no part in it."""
+    try:
+        call()
+    except Exception:
+        logger.exception("on_detach failed")

@@ -172,7 +172,7 @@ class BroadcastChannel(trio.abc.AsyncResource, Generic[T]):
                 this channel, by ``Response.PUBLISH``.
             lagged: called with the number of items that were dropped; returns a message to
                 be sent in their place. One that raises is not asked again.
-            on_detach: called once it is no longer attached.
+            on_detach: called once it is no longer attached. What it raises is logged.
 
         Raises:
             trio.ClosedResourceError: the channel was closed, or the WebSocket on this side.
