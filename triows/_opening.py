@@ -1,8 +1,9 @@
 """The server's opening handshake over a stream: read a request, ask, answer (RFC 6455 §4.2)."""
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Collection
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import trio
 
@@ -169,9 +170,18 @@ def check_origins(origins: Collection[str | None] | None) -> Collection[str | No
 
     Raises:
         TypeError: it is a single origin.
+        ValueError: one of them is no origin as a browser names it, so that none would match.
     """
     if isinstance(origins, str):
         raise TypeError(f"origins is a collection of origins, not one: {origins!a}")
     if origins is None:
         return None
+    for one in origins:
+        if one not in (None, "null") and _ORIGIN.fullmatch(one) is None:
+            raise ValueError(
+                f"origins are SCHEME://HOST[:PORT], as browsers name them, not {one!a}"
+            )
     return frozenset(None if one is None else one.lower() for one in origins)
+
+
+_ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s*]*")

@@ -367,8 +367,8 @@ async def serve(  # noqa: PLR0913 - each is a setting of its own, by keyword
             and with each plain GET or HEAD. It answers with None to let things take their
             course, with `Accept` to choose the subprotocol and add headers, or with an
             `HTTPResponse` to send instead.
-        origins: the Origins that may open a WebSocket, None among them for requests
-            without one; by default all may.
+        origins: the Origins that may open a WebSocket, each as ``https://example.org`` with
+            its port if it has one, and None for requests without; by default all may.
         subprotocols: those that the server speaks, the one it likes best first.
         limits: what a peer may make this side hold or wait for.
         keepalive: when to ping a quiet peer.

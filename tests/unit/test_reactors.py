@@ -212,6 +212,9 @@ async def test_origins_have_no_case():
     ("setting", "kind"),
     [
         ({"origins": "https://example.org"}, TypeError),
+        ({"origins": ["example.org"]}, ValueError),
+        ({"origins": ["https://example.org/"]}, ValueError),
+        ({"origins": ["https://*.example.org"]}, ValueError),
         ({"shutdown_grace": -1}, ValueError),
         ({"limits": None}, TypeError),
         ({"keepalive": 20}, TypeError),
