@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol, TypedDict, Unpack
 
 import attrs
 import trio
@@ -692,9 +692,25 @@ def _refuse(*_: object) -> NoReturn:
     raise RuntimeError("the compiled handler answered DELIVER, but there is no other handler")
 
 
+class ReactorSettings(TypedDict, total=False):
+    """What a `Reactor` takes by name."""
+
+    compiled: CompiledHandler | None
+    threads: int | None
+    on_request: OnRequest | None
+    origins: Collection[str | None] | None
+    subprotocols: Sequence[str]
+    limits: Limits
+    keepalive: KeepAlive
+    deflate: Deflate | None
+    shutdown_grace: float
+    channel: Channel | None
+    debug: bool
+
+
 @contextlib.asynccontextmanager
 async def open_reactor(
-    handler: Handler | CompiledHandler | None = None, **settings: Any
+    handler: Handler | CompiledHandler | None = None, **settings: Unpack[ReactorSettings]
 ) -> AsyncIterator[Reactor]:
     """Run a reactor for the block; leaving it closes every connection with 1001.
 

@@ -1,7 +1,9 @@
 """Reactors: listeners, handshakes and loops together, over TCP."""
 
+import inspect
 import sys
 import threading
+import typing
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from websockets.trio.client import connect
 import triows
 from triows import Response
 from triows._kernels._registry import JIT
+from triows._reactors import ReactorSettings
 
 
 def count_descriptors():
@@ -197,6 +200,15 @@ def test_another_systems_epoll_will_not_do(monkeypatch):
 
     with pytest.raises(RuntimeError, match=r"^the reactor needs the epoll of Linux, .*$"):
         triows.Reactor()
+
+
+def test_open_reactor_takes_what_a_reactor_takes():
+    """Type checkers know each of its settings."""
+    settings = inspect.signature(triows.Reactor).parameters
+    known = typing.get_type_hints(ReactorSettings)
+    assert list(settings) == ["handler", *known]
+    hints = typing.get_type_hints(triows.Reactor.__init__)
+    assert {name: hints[name] for name in known} == known
 
 
 async def test_origins_have_no_case():
