@@ -19,6 +19,7 @@ import pytest
 import trio
 
 import triows
+from tests.conformance.transports import echo
 
 SEEDS = range(40)
 PATIENCE = 20.0
@@ -45,12 +46,6 @@ async def send_soon(ws: triows.WebSocket, item: Item) -> None:
 
 
 # What a server may do with messages. Each must send all of them back, in order.
-
-
-async def echo(ws: triows.WebSocket) -> None:
-    """One at a time."""
-    async for message in ws:
-        await ws.send(message)
 
 
 async def echo_batches(ws: triows.WebSocket) -> None:

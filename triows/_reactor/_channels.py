@@ -403,12 +403,18 @@ class Session:
     @property
     def unsent(self) -> int:
         """Octets that the transport has not taken yet."""
+        loop = self._loop
+        if self._slot >= 0 and self._noted and self._epoch == loop.epoch:
+            loop.tell_room(self)
+        return self._unsent
+
+    @property
+    def _unsent(self) -> int:
+        """The same, for who need not be told when it becomes less."""
         if self._slot < 0:
             return self._noted
         loop = self._loop
         noted = self._noted if self._epoch == loop.epoch else 0
-        if noted:
-            loop.tell_room(self)
         return loop._slot_words[self._queue_size] + noted
 
     @property
@@ -443,13 +449,7 @@ class Session:
 
     def offer(self, opcode: int, payload: Octets, mark: int) -> bool:
         """Queue a message if that needs no waiting: `is_open`, `unsent` and `send` in one."""
-        if self.outcome is not None or self._has_closed:
-            return False
-        loop = self._loop
-        unsent = self._noted if self._slot < 0 or self._epoch == loop.epoch else 0
-        if self._slot >= 0:
-            unsent += loop._slot_words[self._queue_size]
-        if unsent >= mark:
+        if self.outcome is not None or self._has_closed or self._unsent >= mark:
             return False
         if self._deflater is None:
             self._send(opcode, payload)
@@ -729,11 +729,15 @@ class Session:
                 self.send(opcode, payload)
             else:
                 self._send(opcode, payload)
+        self._begin_here()
+        return True
+
+    def _begin_here(self) -> None:
+        """Let channels go on in the loop, which serves the connection from now on."""
         if self._is_within:
             self._loop.fan.hold(self._slot)
         for call in self.on_enter:
             call()
-        return True
 
     def _lose(self, error: OSError) -> None:
         self.learn(Lost(f"the connection could not be watched: {error.strerror}"))
@@ -769,10 +773,7 @@ class Session:
         self._queue_size = s.SLOT_SIZE * self._slot + s.QUEUE_SIZE
         for payload, opcode in early or ():
             self._note(self._slot, self.number, plain(payload), opcode)
-        if self._is_within:
-            self._loop.fan.hold(self._slot)
-        for call in self.on_enter:
-            call()
+        self._begin_here()
         if leftover:
             self._loop.feed(self._slot, leftover)
         return True
